@@ -1,0 +1,14 @@
+//! Compiles `relay.proto` without `protoc`: protox is a protobuf compiler in Rust.
+
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=relay.proto");
+    let descriptors = protox::compile(["relay.proto"], ["."])?;
+    tonic_prost_build::configure()
+        // A chunk's frames stay a slice of the buffer that the call was read into.
+        .bytes(".relay.v1.Chunk.frames")
+        .build_transport(false)
+        .compile_fds(descriptors)?;
+    Ok(())
+}

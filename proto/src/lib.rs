@@ -1,0 +1,18 @@
+//! The contract between driver and shipper, and nothing else: the wire, Docker's framing, the log
+//! options, and every bound that both sides rely on. Nothing here does IO.
+
+pub mod backoff;
+pub mod frame;
+pub mod limits;
+pub mod log_opts;
+
+/// The messages and service of `relay.proto`.
+pub mod relay {
+    #![allow(
+        clippy::allow_attributes_without_reason,
+        clippy::missing_errors_doc,
+        unreachable_pub,
+        reason = "generated"
+    )]
+    tonic::include_proto!("relay.v1");
+}

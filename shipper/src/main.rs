@@ -1,0 +1,2 @@
+//! The shipper process.
+fn main() {}
