@@ -8,6 +8,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         // A chunk's frames stay a slice of the buffer that the call was read into.
         .bytes(".relay.v1.Chunk.frames")
+        // An event is most often a chunk; it should not be as large as the largest kind.
+        .boxed(".relay.v1.Event.kind.open")
+        // They carry secrets; `redacted` shows them without.
+        .skip_debug([".relay.v1.Open", ".relay.v1.CheckRequest"])
         .build_transport(false)
         .compile_fds(descriptors)?;
     Ok(())

@@ -290,6 +290,9 @@ impl<'a> Fields<'a> {
 
 /// Appends the frame of `entry` as the engine writes it. For tests and tools: the product only
 /// reads frames.
+///
+/// # Panics
+/// Never: a `Vec` grows as needed.
 pub fn encode(entry: &crate::relay::LogEntry, frames: &mut Vec<u8>) {
     use prost::Message as _;
     let length = u32::try_from(entry.encoded_len()).unwrap_or(u32::MAX);

@@ -11,8 +11,14 @@ pub mod relay {
     #![allow(
         clippy::allow_attributes_without_reason,
         clippy::missing_errors_doc,
+        clippy::too_many_lines,
         unreachable_pub,
         reason = "generated"
     )]
     tonic::include_proto!("relay.v1");
 }
+
+mod redacted;
+
+#[cfg(test)]
+mod golden;
