@@ -1,1 +1,11 @@
-//! The world.
+//! The world in which the product is tested: a stand-in for the cloud, a fake engine, the
+//! product's own processes, and an oracle that says whether what left one end is what reached the
+//! other.
+
+pub mod chatter;
+pub mod client;
+pub mod dockerd;
+pub mod oracle;
+pub mod processes;
+pub mod script;
+pub mod standin;

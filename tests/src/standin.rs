@@ -1,0 +1,261 @@
+//! A stand-in for CLS: it checks what the real service checks, records what it accepted, and fails
+//! on demand. It also runs as a program (`cls-standin`), so no account is needed to see the whole
+//! path of a log line work.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `POST /structuredlog?topic_id=` | as CLS: see [`upload`], or a fault |
+//! | `GET /records?topic_id=&since=` | accepted records from arrival number `since` on, JSON lines |
+//! | `GET /stats` | counts: requests, records, bytes, answers, faults |
+//! | `GET /violations` | what was wrong with `contextFlow`, a JSON array |
+//! | `POST /fault?kind=&count=&seconds=&topic_id=&ms=&skew_s=` | adds a fault |
+//! | `GET /fault`, `DELETE /fault` | lists, ends all faults |
+//! | `POST /keys?secret_id=&secret_key=&token=` | replaces all keys; ends a `401` fault |
+//! | `DELETE /records` | forgets records, contexts and violations |
+//!
+//! Every answer carries `x-cls-requestid`; an error's body is `{"errorcode", "errormessage"}`.
+//! Accepted bodies are kept decompressed and are decoded when someone looks, so that accepting
+//! costs one decompression and one walk over the bytes.
+
+pub mod auth;
+pub mod body;
+pub mod config;
+pub mod fault;
+mod http_api;
+mod link;
+pub mod log_list;
+pub mod quota;
+pub mod store;
+mod upload;
+
+use config::{Clock, Config, Key};
+use fault::{Fault, FaultKind, Faults};
+use hyper_util::rt::TokioIo;
+use link::{DripStream, Fate, Link};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use store::{Store, Upload};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// A running stand-in. It stops when it is dropped.
+#[derive(Debug)]
+pub struct Standin {
+    address: SocketAddr,
+    state: Arc<State>,
+    tasks: JoinSet<()>,
+}
+
+/// What a stand-in counts.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Stats {
+    /// Uploads received, good or bad.
+    pub requests: u64,
+    /// Records accepted since the start, also those that were deleted since.
+    pub records: u64,
+    /// Bytes of all upload bodies as sent.
+    pub sent_bytes: u64,
+    /// Bytes of all accepted bodies before compression.
+    pub plain_bytes: u64,
+    /// Groups that came again with an id and bytes that had come before: retries.
+    pub repeated_groups: u64,
+    /// Answers to uploads by status and error code.
+    pub answers: BTreeMap<String, u64>,
+    /// Uploads that suffered a fault, by kind.
+    pub faults: BTreeMap<String, u64>,
+}
+
+impl Standin {
+    /// Starts a stand-in on `address` (port 0 for any). Each accepted upload is also sent to
+    /// `watcher`; a watcher that is slow slows the answers.
+    ///
+    /// # Errors
+    /// If the address can't be bound.
+    pub async fn start(
+        address: SocketAddr,
+        config: Config,
+        clock: Clock,
+        watcher: Option<mpsc::Sender<Arc<Upload>>>,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let state = Arc::new(State {
+            quota: Shared::new(quota::Quota::new(config.partitions)),
+            keys: Shared::new(config.keys.clone()),
+            store: Shared::default(),
+            stats: Shared::default(),
+            faults: Shared::default(),
+            scratches: Shared::default(),
+            config,
+            clock,
+            watcher,
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(listener, state.clone()));
+        Ok(Self {
+            address,
+            state,
+            tasks,
+        })
+    }
+
+    /// Returns the address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns its endpoint, as a shipper's configuration has it.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Returns the accepted uploads of a topic, in the order in which they came.
+    pub fn uploads(&self, topic_id: &str) -> Vec<Arc<Upload>> {
+        self.state.store.lock().uploads(Some(topic_id), 0)
+    }
+
+    /// Returns what was wrong with `contextFlow`.
+    pub fn violations(&self) -> Vec<String> {
+        self.state.store.lock().violations()
+    }
+
+    /// Returns the counts.
+    pub fn stats(&self) -> Stats {
+        self.state.stats()
+    }
+
+    /// Adds a fault behind those there are.
+    pub fn add_fault(&self, fault: Fault) {
+        self.state.faults.lock().add(fault);
+    }
+
+    /// Ends all faults. Requests that stall go on stalling.
+    pub fn clear_faults(&self) {
+        self.state.faults.lock().end(|_| true);
+    }
+
+    /// Replaces all keys, and ends faults that wait for that.
+    pub fn replace_keys(&self, keys: Vec<Key>) {
+        self.state.replace_keys(keys);
+    }
+
+    /// Serves until the stand-in is broken, which is never.
+    pub async fn join(mut self) {
+        self.tasks.join_next().await;
+    }
+}
+
+/// What all connections share.
+#[derive(Debug)]
+struct State {
+    config: Config,
+    clock: Clock,
+    keys: Shared<Vec<Key>>,
+    store: Shared<Store>,
+    stats: Shared<Stats>,
+    faults: Shared<Faults>,
+    quota: Shared<quota::Quota>,
+    /// Buffers that no request uses now; as many as there were requests at once.
+    scratches: Shared<Vec<body::Scratch>>,
+    watcher: Option<mpsc::Sender<Arc<Upload>>>,
+}
+
+impl State {
+    fn stats(&self) -> Stats {
+        let mut stats = self.stats.lock().clone();
+        let store = self.store.lock();
+        stats.records = store.record_count();
+        stats.repeated_groups = store.repeated_groups();
+        stats.faults.clone_from(&self.faults.lock().applied);
+        stats
+    }
+
+    fn replace_keys(&self, keys: Vec<Key>) {
+        *self.keys.lock() = keys;
+        self.faults
+            .lock()
+            .end(|fault| fault.kind == FaultKind::UntilNewKey);
+    }
+}
+
+/// A mutex that is never held across an await, and that outlives a panic of its holder: what it
+/// guards is counted and listed, never half-changed.
+#[derive(Debug, Default)]
+struct Shared<T>(Mutex<T>);
+
+impl<T> Shared<T> {
+    fn new(value: T) -> Self {
+        Self(Mutex::new(value))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Time before accepting again when the process has no file descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+async fn serve(listener: TcpListener, state: Arc<State>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    connections.spawn(serve_connection(stream, peer, state.clone()));
+                }
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            },
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "connection task failed");
+                }
+            }
+        }
+    }
+}
+
+/// Serves one connection until the client, a fault or an error ends it.
+async fn serve_connection(stream: TcpStream, peer: SocketAddr, state: Arc<State>) {
+    // Without it, answers wait for the peer's delayed acknowledgements; an error costs time only.
+    stream.set_nodelay(true).ok();
+    let link = Arc::new(Link::new());
+    let mut fate = link.fate.subscribe();
+    let io = TokioIo::new(DripStream::new(stream, link.clone()));
+    let service = hyper::service::service_fn(|request| {
+        let (state, link) = (state.clone(), link.clone());
+        async move {
+            link.in_flight.fetch_add(1, Ordering::Relaxed);
+            let answer = http_api::answer(&state, &link, peer.ip(), request).await;
+            link.in_flight.fetch_sub(1, Ordering::Relaxed);
+            answer
+        }
+    });
+    let mut connection = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
+    let mut timer = pin!(tokio::time::sleep(Duration::MAX));
+    loop {
+        tokio::select! {
+            // The client sees what it sees; an error here is its business or a fault's.
+            _ = &mut connection => return,
+            Ok(()) = fate.changed() => match *fate.borrow_and_update() {
+                Fate::Serve => {}
+                Fate::Reset => break,
+                Fate::CloseAfter(idle) => timer.as_mut().reset(tokio::time::Instant::now() + idle),
+            },
+            () = &mut timer => {
+                if link.in_flight.load(Ordering::Relaxed) == 0 {
+                    return;
+                }
+                timer.as_mut().reset(tokio::time::Instant::now() + ACCEPT_PAUSE);
+            }
+        }
+    }
+    connection.into_parts().io.into_inner().reset();
+}
