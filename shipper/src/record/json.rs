@@ -1,0 +1,1342 @@
+//! The members of a JSON object, written as record fields in one pass over the bytes. No tree.
+//!
+//! The grammar is RFC 8259's, strictly: what is no object by it is text. White space around the
+//! object is tolerated (a TTY ends every line in `\r`).
+//!
+//! | member's value    | field's value                                                |
+//! |-------------------|--------------------------------------------------------------|
+//! | string            | decoded; a lone surrogate becomes U+FFFD                     |
+//! | number, boolean   | its source text, byte for byte: `1e400`, `19.99999999`       |
+//! | null              | empty                                                        |
+//! | object, array     | its source text without the white space between its tokens   |
+//!
+//! Bytes that are not UTF-8 are replaced. Of members with the same key the last one wins.
+//!
+//! CLS reserves keys that begin with `_` (API document 614/87660), and this product puts its own
+//! fields there. So a member's key loses its leading underscores, `field` stands for an empty one,
+//! and a key that thereby collides with another gets underscores at its end until it is free.
+//!
+//! Bounds: [`DEPTH_MAX`] levels; the fields of an object stay under the caller's bound. An object
+//! beyond them is text too, so that nothing is lost.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+
+use crate::cls::encode::{self, put_pair, put_pair_head};
+
+/// Levels of an object, itself included. More make the line text.
+pub(super) const DEPTH_MAX: u32 = 128;
+
+/// Name of the field whose key is empty.
+const NAMELESS: &[u8] = b"field";
+
+/// Objects with fewer members are searched for equal keys one by one, larger ones by hash.
+const LINEAR_MAX: usize = 32;
+
+/// Members whose bookkeeping is kept allocated between lines.
+const KEPT_MEMBERS_MAX: usize = 256;
+
+/// Bytes of decoded text that are kept allocated between lines.
+const KEPT_TEXT_BYTES_MAX: usize = 16 << 10;
+
+/// How members become fields.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules {
+    /// Stands before every key. With one, keys are not renamed.
+    pub(super) key_prefix: &'static [u8],
+    /// A key without leading underscore that the product itself uses.
+    pub(super) taken_key: Option<&'static [u8]>,
+    /// Bytes of all fields, encoded.
+    pub(super) fields_bytes_max: usize,
+    /// Bytes of all their values.
+    pub(super) values_bytes_max: usize,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Written {
+    /// Bytes of all values.
+    pub(super) value_bytes: usize,
+    /// Keys that were renamed.
+    pub(super) renamed_keys: u64,
+}
+
+/// Memory that is used again for every line.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    members: Vec<Member>,
+    /// Of the members; apart from them because they are compared most.
+    fingerprints: Vec<u64>,
+    index: Index,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+/// A field in the output.
+#[derive(Debug, Clone, Copy)]
+struct Member {
+    /// Where the field stands in the output, and in it the key.
+    start: usize,
+    end: usize,
+    key_start: usize,
+    key_end: usize,
+    value_bytes: usize,
+    rename: Rename,
+    is_dropped: bool,
+}
+
+/// What was done to a key. Keys are the same if their final text and this are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rename {
+    No,
+    /// So many leading underscores were taken off.
+    Stripped(usize),
+    /// It was empty, or so many underscores.
+    Nameless(usize),
+    /// The same, and one was put behind it, because the product uses the key.
+    Taken(usize),
+}
+
+/// Appends the members of the object that `text` is to `out`, as `Log.contents`. Returns `None`
+/// and leaves `out` as it was if `text` is no object, or one beyond the bounds.
+pub(super) fn put_members(
+    text: &[u8],
+    rules: Rules,
+    scratch: &mut Scratch,
+    out: &mut Vec<u8>,
+) -> Option<Written> {
+    let start = out.len();
+    scratch.members.clear();
+    scratch.fingerprints.clear();
+    let is_utf8 = simdutf8::basic::from_utf8(text).is_ok();
+    let mut writer = Writer {
+        scanner: Scanner::new(text),
+        is_utf8,
+        rules,
+        start,
+        scratch,
+        out,
+        written: Written::default(),
+        needs_rewrite: false,
+    };
+    let written = writer.object();
+    if written.is_none() {
+        out.truncate(start);
+    }
+    scratch.shrink();
+    written
+}
+
+/// Appends text as the inside of a JSON string.
+pub(super) fn put_escaped(out: &mut Vec<u8>, text: &[u8]) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut from = 0;
+    while let Some(at) = find_special(text, from) {
+        out.extend_from_slice(&text[from..at]);
+        match text[at] {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            control => {
+                out.extend_from_slice(b"\\u00");
+                out.push(HEX[usize::from(control >> 4)]);
+                out.push(HEX[usize::from(control & 15)]);
+            }
+        }
+        from = at + 1;
+    }
+    out.extend_from_slice(&text[from..]);
+}
+
+struct Writer<'a> {
+    scanner: Scanner<'a>,
+    is_utf8: bool,
+    rules: Rules,
+    start: usize,
+    scratch: &'a mut Scratch,
+    out: &'a mut Vec<u8>,
+    written: Written,
+    needs_rewrite: bool,
+}
+
+impl<'a> Writer<'a> {
+    fn object(&mut self) -> Option<Written> {
+        self.scanner.space();
+        self.scanner.expect(b'{')?;
+        self.scanner.space();
+        if self.scanner.peek() == Some(b'}') {
+            self.scanner.at += 1;
+        } else {
+            self.members()?;
+        }
+        self.scanner.space();
+        if self.scanner.peek().is_some() {
+            return None;
+        }
+        if self.needs_rewrite {
+            self.rewrite();
+        }
+        self.is_within_bounds().then_some(self.written)
+    }
+
+    fn is_within_bounds(&self) -> bool {
+        self.out.len() - self.start <= self.rules.fields_bytes_max
+            && self.written.value_bytes <= self.rules.values_bytes_max
+    }
+
+    fn members(&mut self) -> Option<()> {
+        loop {
+            let key = self.scanner.string()?;
+            self.scanner.space();
+            self.scanner.expect(b':')?;
+            self.scanner.space();
+            let value = self.value()?;
+            self.put(key, value);
+            self.scanner.space();
+            match self.scanner.next()? {
+                b',' => self.scanner.space(),
+                b'}' => return Some(()),
+                _ => return None,
+            }
+            if !self.is_within_bounds() {
+                return None;
+            }
+        }
+    }
+
+    /// Reads a value; the text of one that is not its own source text goes into the scratch.
+    #[inline]
+    fn value(&mut self) -> Option<Text<'a>> {
+        match self.scanner.peek()? {
+            b'"' => {
+                let string = self.scanner.string()?;
+                if !string.has_escape && self.is_utf8 {
+                    return Some(Text::Source(string.inside));
+                }
+                self.scratch.value.clear();
+                decode(string.inside, &mut self.scratch.value);
+                Some(Text::Scratch)
+            }
+            b'{' | b'[' => {
+                let start = self.scanner.at;
+                let has_space = self.scanner.nested()?;
+                let source = &self.scanner.text[start..self.scanner.at];
+                if !has_space && self.is_utf8 {
+                    return Some(Text::Source(source));
+                }
+                self.scratch.value.clear();
+                compact(source, self.is_utf8, &mut self.scratch.value);
+                Some(Text::Scratch)
+            }
+            b'n' => self.scanner.word(b"null").map(|_| Text::Source(&[])),
+            _ => self.scanner.scalar().map(Text::Source),
+        }
+    }
+
+    /// Writes a field.
+    #[inline]
+    fn put(&mut self, key: StringToken<'a>, value: Text<'a>) {
+        let mut rename = Rename::No;
+        let scratch = &mut *self.scratch;
+        let is_plain = !key.has_escape
+            && self.is_utf8
+            && self.rules.key_prefix.is_empty()
+            && !matches!(key.inside.first(), None | Some(b'_'))
+            && self.rules.taken_key.is_none_or(|taken| taken != key.inside);
+        let key = if is_plain {
+            key.inside
+        } else {
+            scratch.key.clear();
+            scratch.key.extend_from_slice(self.rules.key_prefix);
+            decode(key.inside, &mut scratch.key);
+            if self.rules.key_prefix.is_empty() {
+                rename = rename_key(&mut scratch.key, self.rules.taken_key);
+            }
+            scratch.key.as_slice()
+        };
+        let value = match value {
+            Text::Source(source) => source,
+            Text::Scratch => scratch.value.as_slice(),
+        };
+        let start = self.out.len();
+        put_pair_head(self.out, encode::CONTENTS, key, value.len());
+        self.out.extend_from_slice(value);
+        let end = self.out.len();
+        // Behind the key stand the value's tag, length and bytes.
+        let key_end = end - value.len() - encode::varint_bytes(value.len()) - 1;
+        self.written.value_bytes += value.len();
+        self.written.renamed_keys += u64::from(rename != Rename::No);
+        let member = Member {
+            start,
+            end,
+            key_start: key_end - key.len(),
+            key_end,
+            value_bytes: value.len(),
+            rename,
+            is_dropped: false,
+        };
+        let fingerprint = fingerprint(key);
+        self.needs_rewrite |= self.scratch.add(member, fingerprint, self.out);
+    }
+
+    /// Writes the fields again, without those that a later one replaces, and with keys that are
+    /// free where a renamed one is not.
+    #[cold]
+    fn rewrite(&mut self) {
+        let Scratch { members, value, .. } = &mut *self.scratch;
+        let out = &mut *self.out;
+        members.retain(|member| !member.is_dropped);
+        let mut keys: HashSet<Vec<u8>> = members
+            .iter()
+            .filter(|member| member.rename == Rename::No)
+            .map(|member| out[member.key_start..member.key_end].to_vec())
+            .collect();
+        value.clear();
+        self.written.value_bytes = 0;
+        for member in members {
+            self.written.value_bytes += member.value_bytes;
+            if member.rename == Rename::No {
+                value.extend_from_slice(&out[member.start..member.end]);
+                continue;
+            }
+            let mut key = out[member.key_start..member.key_end].to_vec();
+            while !keys.insert(key.clone()) {
+                key.push(b'_');
+            }
+            let field_value = &out[member.end - member.value_bytes..member.end];
+            put_pair(value, encode::CONTENTS, &key, field_value);
+        }
+        out.truncate(self.start);
+        out.extend_from_slice(value);
+    }
+}
+
+/// Where a value's text stands.
+#[derive(Clone, Copy)]
+enum Text<'a> {
+    Source(&'a [u8]),
+    Scratch,
+}
+
+fn rename_key(key: &mut Vec<u8>, taken_key: Option<&[u8]>) -> Rename {
+    let underscores = key.iter().take_while(|byte| **byte == b'_').count();
+    if underscores == key.len() {
+        key.clear();
+        key.extend_from_slice(NAMELESS);
+        return Rename::Nameless(underscores);
+    }
+    key.drain(..underscores);
+    match (underscores, taken_key) {
+        (_, Some(taken)) if taken == key.as_slice() => {
+            key.push(b'_');
+            Rename::Taken(underscores)
+        }
+        (0, _) => Rename::No,
+        (underscores, _) => Rename::Stripped(underscores),
+    }
+}
+
+/// Sums up a key. Cheap, and easily made to collide: it only saves comparisons.
+#[inline]
+fn fingerprint(key: &[u8]) -> u64 {
+    let (head, tail) = match (key.first_chunk::<8>(), key.last_chunk::<8>()) {
+        (Some(head), Some(tail)) => (u64::from_le_bytes(*head), u64::from_le_bytes(*tail)),
+        _ => {
+            let word = key
+                .iter()
+                .fold(0, |word, byte| word << 8 | u64::from(*byte));
+            (word, 0)
+        }
+    };
+    head ^ tail.rotate_left(19) ^ (key.len() as u64).rotate_left(56)
+}
+
+impl Scratch {
+    /// Remembers a member. Returns whether its key makes a rewrite necessary: an equal key is
+    /// replaced, and a key that was renamed to an equal one needs another name.
+    #[inline]
+    fn add(&mut self, member: Member, fingerprint: u64, out: &[u8]) -> bool {
+        let mut needs_rewrite = false;
+        if self.members.len() < LINEAR_MAX {
+            for (known, at) in self.fingerprints.iter().zip(0..) {
+                if *known == fingerprint {
+                    let known: &mut Member = &mut self.members[at];
+                    needs_rewrite |= known.meet(&member, out);
+                }
+            }
+            self.fingerprints.push(fingerprint);
+            self.members.push(member);
+            return needs_rewrite;
+        }
+        if self.members.len() == LINEAR_MAX {
+            self.index.clear();
+            for at in 0..LINEAR_MAX {
+                let key = &out[self.members[at].key_start..self.members[at].key_end];
+                self.index.insert(key, at, |_| {});
+            }
+        }
+        let at = self.members.len();
+        let key = &out[member.key_start..member.key_end];
+        let members = &mut self.members;
+        self.index.insert(key, at, |known| {
+            if let Some(known) = members.get_mut(known) {
+                needs_rewrite |= known.meet(&member, out);
+            }
+        });
+        self.members.push(member);
+        needs_rewrite
+    }
+
+    /// Gives memory back that only an unusual line needs.
+    fn shrink(&mut self) {
+        if self.members.capacity() > KEPT_MEMBERS_MAX {
+            *self = Self::default();
+        }
+        if self.value.capacity() > KEPT_TEXT_BYTES_MAX || self.key.capacity() > KEPT_TEXT_BYTES_MAX
+        {
+            self.value = Vec::new();
+            self.key = Vec::new();
+        }
+    }
+}
+
+impl Member {
+    /// Meets a later member with perhaps the same key.
+    fn meet(&mut self, later: &Member, out: &[u8]) -> bool {
+        let is_same_text = out[self.key_start..self.key_end] == out[later.key_start..later.key_end];
+        if is_same_text && self.rename == later.rename {
+            self.is_dropped = true;
+        }
+        is_same_text
+    }
+}
+
+/// Finds members by key in constant time, whatever the keys: a hostile object must not cost
+/// quadratic time, so the hash is keyed. Open addressing; at most half of the places are used.
+#[derive(Debug, Default)]
+struct Index {
+    hasher: RandomState,
+    /// Hash and member number plus one, 0 is free. A power of two of places.
+    places: Vec<(u64, usize)>,
+    used: usize,
+}
+
+impl Index {
+    fn clear(&mut self) {
+        self.places.clear();
+        self.places.resize(LINEAR_MAX * 4, (0, 0));
+        self.used = 0;
+    }
+
+    /// Adds a member and calls `meet` with each earlier one of the same hash.
+    fn insert(&mut self, key: &[u8], member: usize, mut meet: impl FnMut(usize)) {
+        if self.used * 2 >= self.places.len() {
+            self.grow();
+        }
+        let hash = self.hasher.hash_one(key);
+        let place = self.find_free(hash, &mut meet);
+        self.places[place] = (hash, member + 1);
+        self.used += 1;
+    }
+
+    fn find_free(&self, hash: u64, mut meet: impl FnMut(usize)) -> usize {
+        let mask = self.places.len() - 1;
+        // The low bits choose the place; which part of the hash they are does not matter.
+        let [a, b, c, d, ..] = hash.to_le_bytes();
+        let mut place = u32::from_le_bytes([a, b, c, d]) as usize & mask;
+        while let Some((known, number @ 1..)) = self.places.get(place) {
+            if *known == hash {
+                meet(number - 1);
+            }
+            place = (place + 1) & mask;
+        }
+        place
+    }
+
+    fn grow(&mut self) {
+        let doubled = self.places.len() * 2;
+        let old = std::mem::replace(&mut self.places, vec![(0, 0); doubled]);
+        for (hash, number) in old.into_iter().filter(|(_, number)| *number > 0) {
+            let place = self.find_free(hash, |_| {});
+            self.places[place] = (hash, number);
+        }
+    }
+}
+
+/// Reads tokens.
+struct Scanner<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+/// A string as it stands in the text, its escapes checked but not decoded.
+#[derive(Clone, Copy)]
+struct StringToken<'a> {
+    inside: &'a [u8],
+    has_escape: bool,
+}
+
+impl<'a> Scanner<'a> {
+    fn new(text: &'a [u8]) -> Self {
+        Self { text, at: 0 }
+    }
+
+    #[inline]
+    fn peek(&self) -> Option<u8> {
+        self.text.get(self.at).copied()
+    }
+
+    #[inline]
+    fn next(&mut self) -> Option<u8> {
+        let byte = self.peek()?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    #[inline]
+    fn expect(&mut self, byte: u8) -> Option<()> {
+        (self.next()? == byte).then_some(())
+    }
+
+    #[inline]
+    fn space(&mut self) {
+        while let Some(b' ' | b'\t' | b'\r' | b'\n') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    fn word(&mut self, word: &'static [u8]) -> Option<&'a [u8]> {
+        let rest = self.text.get(self.at..)?;
+        if !rest.starts_with(word) {
+            return None;
+        }
+        self.at += word.len();
+        rest.get(..word.len())
+    }
+
+    /// Reads a string.
+    #[inline]
+    fn string(&mut self) -> Option<StringToken<'a>> {
+        self.expect(b'"')?;
+        let start = self.at;
+        let mut has_escape = false;
+        loop {
+            self.at = find_special(self.text, self.at)?;
+            match self.next()? {
+                b'"' => {
+                    let inside = self.text.get(start..self.at - 1)?;
+                    return Some(StringToken { inside, has_escape });
+                }
+                b'\\' => {
+                    has_escape = true;
+                    self.escape()?;
+                }
+                _ => return None, // a control character
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Option<()> {
+        match self.next()? {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(()),
+            b'u' => {
+                let digits = self.text.get(self.at..self.at + 4)?;
+                self.at += 4;
+                digits.iter().all(u8::is_ascii_hexdigit).then_some(())
+            }
+            _ => None,
+        }
+    }
+
+    /// Reads a string, number, boolean or null and returns its source text.
+    #[inline]
+    fn scalar(&mut self) -> Option<&'a [u8]> {
+        match self.peek()? {
+            b'"' => self.string().map(|string| string.inside),
+            b't' => self.word(b"true"),
+            b'f' => self.word(b"false"),
+            b'n' => self.word(b"null"),
+            _ => self.number(),
+        }
+    }
+
+    /// Reads `-? (0 | [1-9][0-9]*) (. [0-9]+)? ([eE] [+-]? [0-9]+)?`.
+    #[inline]
+    fn number(&mut self) -> Option<&'a [u8]> {
+        let start = self.at;
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        match self.next()? {
+            b'0' => {}
+            b'1'..=b'9' => self.skip_digits(),
+            _ => return None,
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        self.text.get(start..self.at)
+    }
+
+    fn digits(&mut self) -> Option<()> {
+        self.next()?.is_ascii_digit().then_some(())?;
+        self.skip_digits();
+        Some(())
+    }
+
+    #[inline]
+    fn skip_digits(&mut self) {
+        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
+            self.at += 1;
+        }
+    }
+
+    /// Reads an object or array inside an object. Returns whether there is white space between
+    /// its tokens.
+    fn nested(&mut self) -> Option<bool> {
+        let mut levels = Levels::default();
+        let mut space_bytes = 0;
+        loop {
+            // At a value.
+            if let byte @ (b'{' | b'[') = self.peek()? {
+                self.at += 1;
+                levels.push(byte == b'{')?;
+                space_bytes += self.counted_space();
+                if self.peek()? != levels.closer() {
+                    space_bytes += self.member_key(&levels)?;
+                    continue;
+                }
+            } else {
+                self.scalar()?;
+                space_bytes += self.counted_space();
+            }
+            // Behind a value, or in an empty one.
+            while self.peek()? == levels.closer() {
+                self.at += 1;
+                if levels.pop() == 0 {
+                    return Some(space_bytes > 0);
+                }
+                space_bytes += self.counted_space();
+            }
+            self.expect(b',')?;
+            space_bytes += self.counted_space() + self.member_key(&levels)?;
+        }
+    }
+
+    /// Reads a key and its colon, if the level is an object, and returns the white space behind
+    /// each.
+    fn member_key(&mut self, levels: &Levels) -> Option<usize> {
+        if !levels.is_object() {
+            return Some(0);
+        }
+        self.string()?;
+        let before_colon = self.counted_space();
+        self.expect(b':')?;
+        Some(before_colon + self.counted_space())
+    }
+
+    fn counted_space(&mut self) -> usize {
+        let start = self.at;
+        self.space();
+        self.at - start
+    }
+}
+
+/// Which of the open levels are objects: one bit each, the outermost object not counted.
+#[derive(Default)]
+struct Levels {
+    are_objects: u128,
+    depth: u32,
+}
+
+impl Levels {
+    fn push(&mut self, is_object: bool) -> Option<()> {
+        if self.depth + 1 >= DEPTH_MAX {
+            return None;
+        }
+        self.are_objects = self.are_objects << 1 | u128::from(is_object);
+        self.depth += 1;
+        Some(())
+    }
+
+    fn pop(&mut self) -> u32 {
+        self.are_objects >>= 1;
+        self.depth -= 1;
+        self.depth
+    }
+
+    fn is_object(&self) -> bool {
+        self.are_objects & 1 == 1
+    }
+
+    fn closer(&self) -> u8 {
+        if self.is_object() { b'}' } else { b']' }
+    }
+}
+
+/// Finds the next quote, backslash or control character, eight bytes at a time.
+#[inline]
+fn find_special(text: &[u8], from: usize) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    // The lowest byte found is exact; a borrow can only mark bytes above one that is marked.
+    let zero_bytes = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
+    let mut at = from;
+    while let Some(chunk) = text.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*chunk);
+        let controls = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
+        let quotes = zero_bytes(word ^ (ONES * u64::from(b'"')));
+        let backslashes = zero_bytes(word ^ (ONES * u64::from(b'\\')));
+        let found = controls | quotes | backslashes;
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    let rest = text.get(at..)?;
+    let found = rest
+        .iter()
+        .position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20))?;
+    Some(at + found)
+}
+
+/// Appends a string's text: escapes decoded, everything replaced that is not UTF-8.
+fn decode(inside: &[u8], out: &mut Vec<u8>) {
+    let mut rest = inside;
+    while let Some(at) = memchr::memchr(b'\\', rest) {
+        encode::put_lossy(out, &rest[..at], usize::MAX);
+        rest = decode_escape(&rest[at + 1..], out);
+    }
+    encode::put_lossy(out, rest, usize::MAX);
+}
+
+/// Decodes what stands behind a backslash, which the scanner has checked. Returns the rest.
+fn decode_escape<'a>(text: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
+    let Some((letter, rest)) = text.split_first() else {
+        return text;
+    };
+    let byte = match letter {
+        b'b' => 0x08,
+        b'f' => 0x0c,
+        b'n' => b'\n',
+        b'r' => b'\r',
+        b't' => b'\t',
+        b'u' => {
+            let (c, rest) = decode_unicode(rest);
+            out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+            return rest;
+        }
+        other => *other,
+    };
+    out.push(byte);
+    rest
+}
+
+/// Decodes the four digits of `\u`, and a second escape if the two are a surrogate pair.
+fn decode_unicode(text: &[u8]) -> (char, &[u8]) {
+    let (unit, rest) = hex4(text);
+    if let Some(c) = char::from_u32(unit) {
+        return (c, rest);
+    }
+    if (0xd800..0xdc00).contains(&unit)
+        && let Some(second) = rest.strip_prefix(b"\\u")
+        && let (low @ 0xdc00..0xe000, rest) = hex4(second)
+        && let Some(c) = char::from_u32(0x1_0000 + ((unit - 0xd800) << 10) + (low - 0xdc00))
+    {
+        return (c, rest);
+    }
+    (char::REPLACEMENT_CHARACTER, rest)
+}
+
+fn hex4(text: &[u8]) -> (u32, &[u8]) {
+    let (digits, rest) = text.split_at_checked(4).unwrap_or((text, &[]));
+    let value = digits.iter().fold(0, |value, digit| {
+        value << 4 | char::from(*digit).to_digit(16).unwrap_or(0)
+    });
+    (value, rest)
+}
+
+/// Appends the source text of a nested value without the white space between its tokens.
+fn compact(source: &[u8], is_utf8: bool, out: &mut Vec<u8>) {
+    let mut rest = source;
+    while let Some((first, tail)) = rest.split_first() {
+        let token_bytes = match first {
+            b' ' | b'\t' | b'\r' | b'\n' => {
+                rest = tail;
+                continue;
+            }
+            b'"' => string_bytes(rest),
+            _ => {
+                let is_end = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b'"');
+                rest.iter().position(is_end).unwrap_or(rest.len())
+            }
+        };
+        let (token, tail) = rest.split_at(token_bytes);
+        if is_utf8 {
+            out.extend_from_slice(token);
+        } else {
+            encode::put_lossy(out, token, usize::MAX);
+        }
+        rest = tail;
+    }
+}
+
+/// Returns the length of the string at the start of a checked text, quotes included.
+fn string_bytes(text: &[u8]) -> usize {
+    let mut at = 1;
+    while let Some(found) = text
+        .get(at..)
+        .and_then(|rest| memchr::memchr2(b'"', b'\\', rest))
+    {
+        at += found;
+        if text[at] == b'"' {
+            return at + 1;
+        }
+        at += 2;
+    }
+    text.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use prost::Message;
+    use serde_json::Value as Json;
+
+    #[derive(Clone, PartialEq, Message)]
+    struct Contents {
+        #[prost(message, repeated, tag = "2")]
+        pairs: Vec<Pair>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    struct Pair {
+        #[prost(string, required, tag = "1")]
+        key: String,
+        #[prost(string, required, tag = "2")]
+        value: String,
+    }
+
+    const RULES: Rules = Rules {
+        key_prefix: b"",
+        taken_key: None,
+        fields_bytes_max: 1 << 20,
+        values_bytes_max: 1 << 20,
+    };
+
+    fn members_by(rules: Rules, text: &[u8]) -> Option<(Vec<(String, String)>, u64)> {
+        let mut out = b"before".to_vec();
+        let written = put_members(text, rules, &mut Scratch::default(), &mut out);
+        let Some(written) = written else {
+            assert_eq!(out, b"before", "nothing is left behind");
+            return None;
+        };
+        let pairs = Contents::decode(&out[6..]).unwrap().pairs;
+        let value_bytes: usize = pairs.iter().map(|pair| pair.value.len()).sum();
+        assert_eq!(value_bytes, written.value_bytes);
+        let pairs = pairs.into_iter().map(|pair| (pair.key, pair.value));
+        Some((pairs.collect(), written.renamed_keys))
+    }
+
+    fn members(text: &[u8]) -> Option<Vec<(String, String)>> {
+        members_by(RULES, text).map(|(pairs, _)| pairs)
+    }
+
+    fn check(text: &[u8], expected: &[(&str, &str)]) {
+        let expected = expected
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let shown = String::from_utf8_lossy(text);
+        assert_eq!(members(text), Some(expected.collect()), "{shown}");
+    }
+
+    #[test]
+    fn what_is_an_object() {
+        check(b"{}", &[]);
+        check(b" \t\r\n{ \t\r\n} \t\r\n", &[]);
+        check(br#"{"a":"b"}"#, &[("a", "b")]);
+        check(br#"{ "a" : "b" , "c" : "d" }"#, &[("a", "b"), ("c", "d")]);
+        check(br#"{"":""}"#, &[("field", "")]);
+        check(
+            br#"{"a":null,"b":true,"c":false}"#,
+            &[("a", ""), ("b", "true"), ("c", "false")],
+        );
+        check(
+            "{\"日\":\"志\u{2028}\u{7f}\"}".as_bytes(),
+            &[("日", "志\u{2028}\u{7f}")],
+        );
+    }
+
+    #[test]
+    fn numbers_stay_as_they_are_written() {
+        for number in [
+            "0",
+            "-0",
+            "1",
+            "-1",
+            "1234567",
+            "123456789012345678901234567890",
+            "0.1",
+            "-0.0",
+            "19.99999999",
+            "1e5",
+            "1E5",
+            "1e+5",
+            "1e-5",
+            "1.5e300",
+            "1e400",
+            "-1e-400",
+            "20e1",
+            "0e0",
+            "0.00000000000000000000000000000000000000000001",
+        ] {
+            check(format!("{{\"n\":{number}}}").as_bytes(), &[("n", number)]);
+        }
+        for number in [
+            "",
+            "-",
+            "+1",
+            "01",
+            "-01",
+            "1.",
+            ".1",
+            "-.1",
+            "1.e1",
+            "1e",
+            "1e+",
+            "1e1.5",
+            "0x1",
+            "1_000",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "inf",
+            "1 2",
+            "１",
+            "1a",
+            "--1",
+            "2.e3",
+        ] {
+            assert_eq!(
+                members(format!("{{\"n\":{number}}}").as_bytes()),
+                None,
+                "{number}"
+            );
+        }
+    }
+
+    #[test]
+    fn escapes_are_decoded() {
+        for (source, value) in [
+            (r#"\"\\\/"#, "\"\\/"),
+            (r"\b\f\n\r\t", "\u{8}\u{c}\n\r\t"),
+            (r"\u0041\u00e9\u65e5\uFFFF", "A\u{e9}日\u{ffff}"),
+            (r"\u0000", "\0"),
+            (r"\ud83d\ude00\uD83D\uDE00", "😀😀"),
+            (r"a\ud83db", "a\u{fffd}b"),
+            (r"\ude00", "\u{fffd}"),
+            (r"\ude00\ud83d", "\u{fffd}\u{fffd}"),
+            (r"\ud83d\ud83d\ude00", "\u{fffd}😀"),
+            (r"\ud83d\n", "\u{fffd}\n"),
+            (r"\ud83d\u0041", "\u{fffd}A"),
+            (r"\\u0041", "\\u0041"),
+            (r"\udbff\udfff", "\u{10ffff}"),
+        ] {
+            let text = format!(r#"{{"s":"{source}"}}"#);
+            check(text.as_bytes(), &[("s", value)]);
+            let text = format!(r#"{{"k{source}":"v"}}"#);
+            check(text.as_bytes(), &[(&format!("k{value}"), "v")]);
+        }
+        for source in [
+            r"\", r"\a", r"\x41", r"\u", r"\u12", r"\u123", r"\u12G4", r"\u{41}", r"\U0041", r"\'",
+            r"\u+123", "\\\u{0}", "\\é",
+        ] {
+            let text = format!(r#"{{"s":"{source}"}}"#);
+            assert_eq!(members(text.as_bytes()), None, "{source}");
+        }
+    }
+
+    #[test]
+    fn control_characters_in_strings_are_no_json() {
+        for control in 0..0x20_u8 {
+            // At every place of the eight bytes that are looked at together.
+            for place in 0..17 {
+                let mut text = br#"{"s":"0123456789abcdef"}"#.to_vec();
+                text[6 + place.min(15)] = control;
+                assert_eq!(members(&text), None, "{control} at {place}");
+            }
+        }
+        check(b"{\"s\":\"\x7f\"}", &[("s", "\x7f")]);
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_are_replaced() {
+        check(b"{\"s\":\"a\xffb\"}", &[("s", "a\u{fffd}b")]);
+        check(b"{\"\xff\":1}", &[("\u{fffd}", "1")]);
+        check(
+            b"{\"s\":\"\xf0\x9f\\n\x98\"}",
+            &[("s", "\u{fffd}\n\u{fffd}")],
+        );
+        check(b"{\"s\":[ \"\xff\" ]}", &[("s", "[\"\u{fffd}\"]")]);
+        check(
+            b"{\"s\":\"\xff\",\"t\":\"ok\"}",
+            &[("s", "\u{fffd}"), ("t", "ok")],
+        );
+        assert_eq!(members(b"{\"s\":\xff}"), None);
+        assert_eq!(members(b"\xff{}"), None);
+        assert_eq!(members(b"\xef\xbb\xbf{}"), None, "a byte order mark");
+    }
+
+    #[test]
+    fn nested_values_are_compact_source_text() {
+        check(
+            br#"{"a": {"b" : [1.0, 2 , "x  y\" z", {} , [ ]], "c":null} ,"d": [ ] }"#,
+            &[
+                ("a", r#"{"b":[1.0,2,"x  y\" z",{},[]],"c":null}"#),
+                ("d", "[]"),
+            ],
+        );
+        check(
+            br#"{"a":[[[[]]],{"b":{"c":[]}}]}"#,
+            &[("a", r#"[[[[]]],{"b":{"c":[]}}]"#)],
+        );
+        check(
+            br#"{"a":["\u0041\\ "," \\"]}"#,
+            &[("a", r#"["\u0041\\ "," \\"]"#)],
+        );
+        for inside in [
+            "[",
+            "]",
+            "[}",
+            "{]",
+            "[1",
+            "[1,",
+            "[1,]",
+            "[,1]",
+            "[,]",
+            "[1 2]",
+            "[1,,2]",
+            "{\"b\"}",
+            "{\"b\":}",
+            "{\"b\":1,}",
+            "{\"b\" 1}",
+            "{1:1}",
+            "{b:1}",
+            "[nul]",
+            "[truE]",
+            "[\"]",
+            "[1]]",
+            "{\"b\":1}}",
+            "['x']",
+            "[\"a\" \"b\"]",
+            "[1}",
+            "{\"b\":1]",
+            "[\"\t\"]",
+            "{,}",
+        ] {
+            let text = format!("{{\"a\":{inside}}}");
+            assert_eq!(members(text.as_bytes()), None, "{inside}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_is_text() {
+        for text in [
+            "",
+            " ",
+            "[]",
+            "[1]",
+            "1",
+            "\"a\"",
+            "null",
+            "true",
+            "{",
+            "}",
+            "{}}",
+            "{}{}",
+            "{},",
+            "{} x",
+            "x {}",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1",
+            "{\"a\":1,",
+            "{\"a\":1,}",
+            "{,}",
+            "{\"a\":1 \"b\":2}",
+            "{\"a\" \"b\"}",
+            "{\"a\":1;}",
+            "{'a':1}",
+            "{a:1}",
+            "{1:1}",
+            "{\"a\":1,,\"b\":2}",
+            "{\"a:1}",
+            "{\"a\":\"b}",
+            "{\"a\":tru}",
+            "{\"a\":truee}",
+            "{\"a\":nul}",
+            "{\"a\":undefined}",
+            "{\"a\":1}//",
+            "/**/{}",
+            "{\"a\":/**/1}",
+            "{\"a\":1}\0",
+            "{\"a\":1}\u{a0}",
+            "{\u{c}}",
+            "{null:1}",
+            "{[]:1}",
+            "{\"a\"::1}",
+        ] {
+            assert_eq!(members(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let nested = |levels: usize| {
+            let inside = levels - 1;
+            format!("{{\"a\":{}{}}}", "[".repeat(inside), "]".repeat(inside))
+        };
+        let max = DEPTH_MAX as usize;
+        assert!(members(nested(max - 1).as_bytes()).is_some());
+        assert!(members(nested(max).as_bytes()).is_some());
+        assert_eq!(members(nested(max + 1).as_bytes()), None);
+        assert_eq!(members(nested(400_000).as_bytes()), None);
+        let objects = format!("{}1{}", "{\"a\":".repeat(max), "}".repeat(max));
+        assert!(members(objects.as_bytes()).is_some());
+        let objects = format!("{}1{}", "{\"a\":".repeat(max + 1), "}".repeat(max + 1));
+        assert_eq!(members(objects.as_bytes()), None);
+    }
+
+    #[test]
+    fn an_object_beyond_the_bound_of_bytes_is_text() {
+        let text = br#"{"a":"0123456789","b":"0123456789"}"#;
+        let field_bytes = encode::pair_bytes(1, 10);
+        let by = |fields_bytes_max| {
+            let rules = Rules {
+                fields_bytes_max,
+                ..RULES
+            };
+            members_by(rules, text).is_some()
+        };
+        let by_values = |values_bytes_max| {
+            let rules = Rules {
+                values_bytes_max,
+                ..RULES
+            };
+            members_by(rules, text).is_some()
+        };
+        assert!(by_values(20));
+        assert!(!by_values(19));
+        assert!(by(2 * field_bytes));
+        assert!(!by(2 * field_bytes - 1));
+        assert!(!by(field_bytes));
+        assert!(!by(0));
+    }
+
+    #[test]
+    fn of_equal_keys_the_last_one_wins() {
+        check(br#"{"a":1,"b":2,"a":3}"#, &[("b", "2"), ("a", "3")]);
+        check(br#"{"a":1,"\u0061":"x","a":{}}"#, &[("a", "{}")]);
+        check(br#"{"_a":1,"_a":2}"#, &[("a", "2")]);
+        check(br#"{"":1,"":2}"#, &[("field", "2")]);
+    }
+
+    #[test]
+    fn keys_lose_leading_underscores() {
+        for (key, renamed) in [
+            ("_id", "id"),
+            ("__TIMESTAMP__", "TIMESTAMP__"),
+            ("__FILENAME__", "FILENAME__"),
+            ("__hostname__", "hostname__"),
+            ("_", "field"),
+            ("___", "field"),
+            ("", "field"),
+            (r"\u005fid", "id"),
+        ] {
+            let text = format!(r#"{{"{key}":"v","x_y":1}}"#);
+            let expected = vec![(renamed.into(), "v".into()), ("x_y".into(), "1".into())];
+            assert_eq!(
+                members_by(RULES, text.as_bytes()),
+                Some((expected, 1)),
+                "{key}"
+            );
+        }
+    }
+
+    #[test]
+    fn renamed_keys_do_not_replace_others() {
+        check(br#"{"_a":1,"a":2}"#, &[("a_", "1"), ("a", "2")]);
+        check(br#"{"a":2,"_a":1}"#, &[("a", "2"), ("a_", "1")]);
+        check(br#"{"_a":1,"__a":2}"#, &[("a", "1"), ("a_", "2")]);
+        check(
+            br#"{"_a":1,"a":2,"a_":3,"__a":4,"_a":5}"#,
+            &[("a", "2"), ("a_", "3"), ("a__", "4"), ("a___", "5")],
+        );
+        check(
+            br#"{"":1,"_":2,"field":3,"_field":4}"#,
+            &[
+                ("field_", "1"),
+                ("field__", "2"),
+                ("field", "3"),
+                ("field___", "4"),
+            ],
+        );
+        let rules = Rules {
+            taken_key: Some(b"instance"),
+            ..RULES
+        };
+        let (pairs, renamed) = members_by(rules, br#"{"instance":1,"_instance":2}"#).unwrap();
+        let expected = [("instance_", "1"), ("instance__", "2")];
+        assert_eq!(pairs, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+        assert_eq!(renamed, 2);
+    }
+
+    #[test]
+    fn a_prefix_keeps_keys_as_they_are() {
+        let rules = Rules {
+            key_prefix: b"__p__.",
+            ..RULES
+        };
+        let (pairs, renamed) = members_by(rules, br#"{"_a":1,"a":2,"":3,"a":4}"#).unwrap();
+        let expected = [("__p__._a", "1"), ("__p__.", "3"), ("__p__.a", "4")];
+        assert_eq!(pairs, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+        assert_eq!(renamed, 0);
+    }
+
+    #[test]
+    fn a_hundred_thousand_keys() {
+        let mut text = b"{".to_vec();
+        for number in 0..100_000 {
+            text.extend_from_slice(format!("\"{number:x}\":1,").as_bytes());
+        }
+        text.extend_from_slice(br#""7":"again","_8":2,"last":3}"#);
+        let mut scratch = Scratch::default();
+        let mut out = Vec::new();
+        let rules = Rules {
+            fields_bytes_max: 2 << 20,
+            ..RULES
+        };
+        let written = put_members(&text, rules, &mut scratch, &mut out).unwrap();
+        assert_eq!(written.renamed_keys, 1);
+        let pairs = Contents::decode(out.as_slice()).unwrap().pairs;
+        assert_eq!(pairs.len(), 100_002);
+        let find = |key: &str| {
+            let mut found = pairs.iter().filter(|pair| pair.key == key);
+            let value = found.next().map(|pair| pair.value.as_str());
+            assert_eq!(found.next(), None, "{key} once");
+            value
+        };
+        assert_eq!(find("7"), Some("again"));
+        assert_eq!(find("8"), Some("1"));
+        assert_eq!(find("8_"), Some("2"));
+        assert_eq!(find("1869f"), Some("1"));
+        assert_eq!(find("last"), Some("3"));
+        assert!(
+            scratch.members.capacity() <= KEPT_MEMBERS_MAX,
+            "memory is given back"
+        );
+        assert!(scratch.value.capacity() <= KEPT_TEXT_BYTES_MAX);
+        assert_eq!(scratch.index.places.capacity(), 0);
+    }
+
+    #[test]
+    fn escaped_text_is_the_inside_of_a_string() {
+        let every: String = (0..0x100_u32).filter_map(char::from_u32).collect();
+        let mut text = b"{\"s\":\"".to_vec();
+        put_escaped(&mut text, every.as_bytes());
+        text.extend_from_slice(b"\"}");
+        check(&text, &[("s", &every)]);
+    }
+
+    /// What a tree says the fields are. Keys in the strategies begin with no underscore.
+    fn expected(object: &serde_json::Map<String, Json>) -> Vec<(String, String)> {
+        let mut fields: Vec<_> = object
+            .iter()
+            .map(|(key, value)| {
+                let value = match value {
+                    Json::Null => String::new(),
+                    Json::String(text) => text.clone(),
+                    Json::Bool(_) | Json::Number(_) | Json::Array(_) | Json::Object(_) => {
+                        value.to_string()
+                    }
+                };
+                (key.clone(), value)
+            })
+            .collect();
+        fields.sort();
+        fields
+    }
+
+    fn json_values() -> impl Strategy<Value = Json> {
+        let leaf = prop_oneof![
+            Just(Json::Null),
+            any::<bool>().prop_map(Json::from),
+            any::<i64>().prop_map(Json::from),
+            any::<f64>().prop_map(Json::from),
+            "\\PC{0,12}|[\"\\\\\n\t\u{0}-\u{1f}a😀]{0,12}".prop_map(Json::from),
+        ];
+        leaf.prop_recursive(4, 24, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Json::from),
+                prop::collection::hash_map("\\PC{0,5}", inner, 0..5)
+                    .prop_map(|map| Json::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn an_object_is_what_a_tree_says(
+            object in prop::collection::hash_map("[a-z\"\\\\😀\n]\\PC{0,9}", json_values(), 0..60),
+            is_pretty in any::<bool>(),
+        ) {
+            let json = Json::Object(object.into_iter().collect());
+            let text = if is_pretty { format!("{json:#}") } else { json.to_string() };
+            let mut fields = members(text.as_bytes()).expect("an object");
+            fields.sort();
+            prop_assert_eq!(fields, expected(json.as_object().unwrap()));
+        }
+
+        #[test]
+        fn a_text_is_an_object_if_a_tree_says_so(
+            text in prop::collection::vec(
+                prop::sample::select(&[
+                    "{", "}", "[", "]", ":", ",", "\"", "\"a\"", "\"b\"", "\"\\u0041\"", "\\", " ",
+                    "\n", "1", "-", ".", "0", "e", "+", "true", "null", "é", "\u{1}", "\"k\":",
+                ]),
+                0..14,
+            ),
+            is_wrapped in any::<bool>(),
+        ) {
+            let text = text.concat();
+            let text = if is_wrapped { format!("{{\"k\":{text}}}") } else { text };
+            // serde_json refuses numbers that no float can hold; there are none here.
+            let theirs = serde_json::from_str::<serde_json::Map<String, Json>>(&text);
+            prop_assert_eq!(members(text.as_bytes()).is_some(), theirs.is_ok(), "{}", text);
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(
+            prop_oneof![any::<u8>(), prop::sample::select(b"{}[]:,\"\\u d8\n0-1e.")], 0..60,
+        )) {
+            if let Some(fields) = members(&bytes) {
+                prop_assert!(fields.iter().all(|(key, _)| !key.starts_with('_')));
+            }
+            let mut wrapped = b"{\"k\":\"".to_vec();
+            wrapped.extend_from_slice(&bytes);
+            wrapped.extend_from_slice(b"\"}");
+            members(&wrapped);
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! From entries to whole lines, and from lines to records of several lines, for one source
+//! (stdout or stderr). Pure state: what is complete is handed to the caller.
+//!
+//! Docker sends a line beyond 16 KiB in pieces. Pieces carry an id and a number since Docker
+//! 19.03; before, a piece only says that it is one, and the first entry that is none ends the
+//! line. The unterminated tail of an output is a piece that says it isn't the last; nothing
+//! follows it (moby `daemon/logger/copier.go`).
+//!
+//! ```text
+//! piece of a new id            -> what is pending ends (its end never came), the piece begins a line
+//! next piece of the same id    -> appended
+//! piece that was seen already  -> ignored (the journal sends again from an acknowledged offset)
+//! last piece, or an entry that is no piece -> the line is complete
+//! no room for a piece, or age  -> what is pending goes out, marked; the rest follows as a record
+//!                                 of its own, marked
+//! ```
+//!
+//! Bounds: a line and a record have at most [`RECORD_LINE_BYTES_MAX`] bytes; an unfinished line
+//! waits for [`LINE_AGE_MAX`].
+
+use std::time::Duration;
+
+use proto::frame::{EntryView, Partial, Source};
+use proto::limits::RECORD_LINE_BYTES_MAX;
+use regex::bytes::Regex;
+use tokio::time::Instant;
+
+/// How long the first piece of a line waits for the last one. Pieces of a line come within
+/// microseconds, unless a process writes without ever ending a line.
+pub(super) const LINE_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes of a pending text whose memory is kept for the next one.
+const KEPT_TEXT_BYTES_MAX: usize = 64 << 10;
+
+/// What is known of a line or record besides its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Journal offset of the first entry.
+    pub(super) offset: u64,
+    /// Journal offset behind the last entry.
+    pub(super) end: u64,
+    /// Docker's time of the first entry.
+    pub(super) time_nano: i64,
+    /// Where it was written to.
+    pub(super) source: Source,
+    /// Entries that are part of it.
+    pub(super) entries: u64,
+    /// Whether it is only a part of a line or record.
+    pub(super) is_part: bool,
+}
+
+/// A text that is not complete yet. Without a head there is none.
+#[derive(Debug, Default)]
+struct Pending {
+    head: Option<Head>,
+    text: Vec<u8>,
+}
+
+impl Pending {
+    fn begin(&mut self, head: Head, text: &[u8]) {
+        self.head = Some(head);
+        self.text.clear();
+        self.text.extend_from_slice(text);
+    }
+
+    /// Appends a text. Returns false if there is no room for it.
+    fn append(&mut self, head: &Head, separator: &[u8], text: &[u8]) -> bool {
+        let bytes = self.text.len() + separator.len() + text.len();
+        let Some(own) = self.head.as_mut() else {
+            return false;
+        };
+        if bytes > RECORD_LINE_BYTES_MAX {
+            return false;
+        }
+        own.end = head.end;
+        own.entries += head.entries;
+        own.is_part |= head.is_part;
+        self.text.extend_from_slice(separator);
+        self.text.extend_from_slice(text);
+        true
+    }
+
+    /// Hands the text on, if there is one.
+    fn flush(&mut self, complete: &mut impl FnMut(Head, &[u8])) {
+        if let Some(head) = self.head.take() {
+            complete(head, &self.text);
+            self.text.clear();
+            if self.text.capacity() > KEPT_TEXT_BYTES_MAX {
+                self.text = Vec::new();
+            }
+        }
+    }
+
+    /// Hands the text on as a part of something longer.
+    fn flush_part(&mut self, complete: &mut impl FnMut(Head, &[u8])) {
+        if let Some(head) = self.head.as_mut() {
+            head.is_part = true;
+        }
+        self.flush(complete);
+    }
+
+    fn offset(&self) -> Option<u64> {
+        self.head.map(|head| head.offset)
+    }
+}
+
+/// Joins the pieces of lines.
+#[derive(Debug, Default)]
+pub(super) struct Joiner {
+    pending: Pending,
+    /// The line whose pieces are expected, while it is not complete. Outlives `pending` when a
+    /// part of the line went out.
+    line: Option<LineId>,
+    since: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct LineId {
+    /// Empty before Docker 19.03.
+    id: Box<[u8]>,
+    ordinal: i32,
+}
+
+impl Joiner {
+    /// Whether an entry that is no piece is a line by itself.
+    #[inline]
+    pub(super) fn is_idle(&self) -> bool {
+        self.line.is_none()
+    }
+
+    /// Returns the offset of the oldest entry that is kept here.
+    pub(super) fn offset(&self) -> Option<u64> {
+        self.pending.offset()
+    }
+
+    /// Returns when what is pending is too old.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.pending.head?;
+        Some(self.since? + LINE_AGE_MAX)
+    }
+
+    /// Takes an entry that is a piece or follows one, and hands on what is complete thereby: at
+    /// most the line before and the line itself.
+    pub(super) fn push(
+        &mut self,
+        head: Head,
+        entry: &EntryView<'_>,
+        now: Instant,
+        line: &mut impl FnMut(Head, &[u8]),
+    ) {
+        let Some(piece) = entry.partial else {
+            return self.push_whole(head, entry.line, line);
+        };
+        let is_part = match self.relation(&piece) {
+            Relation::Repeated => return,
+            // Without pending text a part of the line went out before.
+            Relation::Next => self.pending.head.is_none(),
+            Relation::AfterGap => true,
+            Relation::OfNewLine => {
+                // The end of the line before never came.
+                self.pending.flush_part(line);
+                piece.ordinal > 1
+            }
+        };
+        let head = Head { is_part, ..head };
+        if !self.pending.append(&head, b"", entry.line) {
+            let is_part = is_part || self.pending.head.is_some();
+            self.pending.flush_part(line);
+            self.pending.begin(Head { is_part, ..head }, entry.line);
+            self.since = Some(now);
+        }
+        if piece.last {
+            self.line = None;
+            self.pending.flush(line);
+        } else {
+            self.expect_after(&piece);
+        }
+    }
+
+    /// Hands on what is pending because it is too old. The rest of the line may still come.
+    pub(super) fn flush_due(&mut self, now: Instant, line: &mut impl FnMut(Head, &[u8])) {
+        if self.due().is_some_and(|due| due <= now) {
+            self.pending.flush_part(line);
+        }
+    }
+
+    /// Hands on what is pending because it holds too much back.
+    pub(super) fn release(&mut self, line: &mut impl FnMut(Head, &[u8])) {
+        self.pending.flush_part(line);
+    }
+
+    /// Hands on what is pending because nothing more will come: an unterminated tail, as a rule.
+    pub(super) fn finish(&mut self, line: &mut impl FnMut(Head, &[u8])) {
+        self.line = None;
+        self.pending.flush(line);
+    }
+
+    fn push_whole(&mut self, head: Head, text: &[u8], line: &mut impl FnMut(Head, &[u8])) {
+        let was = self.line.take();
+        let ends_unnamed_line = was.is_some_and(|line| line.id.is_empty());
+        if ends_unnamed_line && self.pending.append(&head, b"", text) {
+            return self.pending.flush(line);
+        }
+        self.pending.flush_part(line);
+        let is_part = ends_unnamed_line; // there was no room, or a part went out before
+        line(Head { is_part, ..head }, text);
+    }
+
+    fn relation(&self, piece: &Partial<'_>) -> Relation {
+        match &self.line {
+            Some(line) if *line.id == *piece.id => {
+                if piece.id.is_empty() || piece.ordinal == line.ordinal.saturating_add(1) {
+                    Relation::Next
+                } else if piece.ordinal <= line.ordinal {
+                    Relation::Repeated
+                } else {
+                    Relation::AfterGap
+                }
+            }
+            _ => Relation::OfNewLine,
+        }
+    }
+
+    fn expect_after(&mut self, piece: &Partial<'_>) {
+        match &mut self.line {
+            Some(line) if *line.id == *piece.id => line.ordinal = piece.ordinal,
+            _ => {
+                self.line = Some(LineId {
+                    id: piece.id.into(),
+                    ordinal: piece.ordinal,
+                });
+            }
+        }
+    }
+}
+
+/// What a piece is to the line that is being joined.
+enum Relation {
+    Next,
+    AfterGap,
+    Repeated,
+    OfNewLine,
+}
+
+/// When a line begins a record of several lines.
+#[derive(Debug)]
+pub(super) struct MultilineRule {
+    /// Matches the first line of a record.
+    pub(super) pattern: Regex,
+    /// How long a record waits for its next line.
+    pub(super) timeout: Duration,
+}
+
+/// Groups lines into records of several lines.
+///
+/// A record ends before a line that matches, before a line that has no room, and `timeout` after
+/// its last line. Docker's stamps count for that as well as the time of arrival: after a pause of
+/// the shipper, lines come in one rush that were written minutes apart.
+#[derive(Debug, Default)]
+pub(super) struct Grouper {
+    pending: Pending,
+    newest_nano: i64,
+    due: Option<Instant>,
+}
+
+impl Grouper {
+    /// Returns the offset of the oldest entry that is kept here.
+    pub(super) fn offset(&self) -> Option<u64> {
+        self.pending.offset()
+    }
+
+    /// Returns when what is pending is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.pending.head?;
+        self.due
+    }
+
+    /// Takes a line, and hands on the record before it if the line ends it.
+    pub(super) fn push(
+        &mut self,
+        rule: &MultilineRule,
+        head: Head,
+        text: &[u8],
+        now: Instant,
+        record: &mut impl FnMut(Head, &[u8]),
+    ) {
+        let pause_nanos = head.time_nano.saturating_sub(self.newest_nano);
+        let is_late = u64::try_from(pause_nanos)
+            .is_ok_and(|nanos| Duration::from_nanos(nanos) > rule.timeout);
+        if is_late || rule.pattern.is_match(text) {
+            self.pending.flush(record);
+            self.pending.begin(head, text);
+        } else if !self.pending.append(&head, b"\n", text) {
+            let is_part = head.is_part || self.pending.head.is_some();
+            self.pending.flush_part(record);
+            self.pending.begin(Head { is_part, ..head }, text);
+        }
+        self.newest_nano = head.time_nano;
+        self.due = Some(now + rule.timeout);
+    }
+
+    /// Hands on what is pending because no further line came.
+    pub(super) fn flush_due(&mut self, now: Instant, record: &mut impl FnMut(Head, &[u8])) {
+        if self.due().is_some_and(|due| due <= now) {
+            self.pending.flush(record);
+        }
+    }
+
+    /// Hands on what is pending because it holds too much back. What follows is another part.
+    pub(super) fn release(&mut self, record: &mut impl FnMut(Head, &[u8])) {
+        self.pending.flush_part(record);
+    }
+
+    /// Hands on what is pending because nothing more will come.
+    pub(super) fn finish(&mut self, record: &mut impl FnMut(Head, &[u8])) {
+        self.pending.flush(record);
+    }
+}
