@@ -1,1 +1,305 @@
-//! The shipper.
+//! The shipper: turns container log entries into CLS records and uploads them.
+//!
+//! ```text
+//! ingest → session → record → lane → upload → cls
+//!            ▲                          │
+//!            └──── outbox ◀── ack ◀─────┘
+//! ```
+//!
+//! It holds no state on disk that a log depends on: what is not acknowledged still stands in the
+//! journals of the hosts, so this process can be killed, replaced or moved at any time.
+
+pub mod ack;
+pub mod admin;
+pub mod buffers;
+pub mod clock;
+pub mod cls;
+pub mod config;
+pub mod credentials;
+pub mod dead_letter;
+pub mod ingest;
+pub mod lane;
+pub mod lanes;
+pub mod ledger;
+pub mod metrics;
+pub mod outbox;
+pub mod record;
+pub mod replay;
+pub mod route;
+mod session;
+pub mod tasks;
+pub mod tenant;
+pub mod tls;
+pub mod upload;
+pub mod watched;
+pub mod window;
+
+use std::error::Error;
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::limits::MESSAGE_BYTES_MAX;
+use proto::relay::relay_server::RelayServer;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream};
+use tonic::transport::Server;
+use tracing::{info, warn};
+
+use crate::buffers::Buffers;
+use crate::clock::WallClock;
+use crate::cls::client::{Client, ClientError};
+use crate::config::{Config, Listen};
+use crate::credentials::CredentialStore;
+use crate::dead_letter::DeadLetters;
+use crate::ingest::{Ingest, Phase, RelayService};
+use crate::lanes::Lanes;
+use crate::metrics::Metrics;
+use crate::route::Router;
+use crate::tasks::Tasks;
+use crate::tenant::Tenants;
+use crate::tls::{ServerTls, TlsError};
+use crate::upload::Uploader;
+use crate::window::Budget;
+
+/// Bytes of one call that may be under way unread. Entries are paced by windows, not by this.
+const CALL_WINDOW_BYTES: u32 = 2 << 20;
+
+/// Bytes of an HTTP/2 frame: large ones cost less per byte.
+const HTTP2_FRAME_BYTES: u32 = 256 << 10;
+
+/// A dead peer is found within twice this.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// Time for calls to end once all their entries are acknowledged.
+const CALLS_END_GRACE: Duration = Duration::from_secs(1);
+
+/// Why the process could not start or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The unix socket can't be bound.
+    #[error("listen on unix socket {}", path.display())]
+    ListenUnix {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A TCP address can't be bound.
+    #[error("listen on {address}")]
+    ListenTcp {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The TCP listener's certificates can't be used.
+    #[error("certificates of [listen.tls]")]
+    Tls(#[from] TlsError),
+    /// The HTTP client can't be built.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The relay server failed.
+    #[error("relay server")]
+    Relay(#[from] tonic::transport::Error),
+}
+
+/// Runs the shipper until `shutdown` completes; then delivers what is in memory, for at most
+/// `shutdown_grace`.
+///
+/// # Errors
+/// A socket can't be bound, or the HTTP client can't be built.
+pub async fn run(
+    config: Config,
+    clock: WallClock,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let (phase_tx, phase) = watch::channel(Phase::Serving);
+    let tasks = Arc::new(Tasks::default());
+    let servers = Tasks::default();
+    let ingest = Arc::new(assemble(&config, clock, Arc::clone(&tasks), phase.clone())?);
+    let listeners = Listeners::bind(&config.listen).await?;
+    let admin = bind_tcp(config.admin_listen).await?;
+    let admin_routes = admin::router(admin::Admin {
+        metrics: Arc::clone(&ingest.metrics),
+        ledger: Arc::clone(&ingest.ledger),
+        budget: Arc::clone(&ingest.budget),
+        phase: phase.clone(),
+    });
+    let admin_phase = phase.clone();
+    servers.spawn(async move {
+        let server = axum::serve(admin, admin_routes)
+            .with_graceful_shutdown(reached(admin_phase, Phase::Ended));
+        if let Err(error) = server.await {
+            warn!(%error, "admin server ended");
+        }
+    });
+    listeners.serve(&RelayService(Arc::clone(&ingest)), &phase, &servers);
+    info!(unix = ?config.listen.unix, tcp = ?config.listen.tcp, admin = %config.admin_listen,
+        version = env!("CARGO_PKG_VERSION"), "shipper is ready");
+
+    shutdown.await;
+    info!("shipper is stopping");
+    phase_tx.send_replace(Phase::Draining);
+    ingest.lanes.close();
+    if !tasks.finish(config.shutdown_grace).await {
+        warn!(
+            grace_ms = config.shutdown_grace.as_millis(),
+            "not all batches were delivered in time, the drivers keep them"
+        );
+    }
+    phase_tx.send_replace(Phase::Ended);
+    servers.finish(CALLS_END_GRACE).await;
+    info!("shipper has stopped");
+    Ok(())
+}
+
+fn assemble(
+    config: &Config,
+    clock: WallClock,
+    tasks: Arc<Tasks>,
+    phase: watch::Receiver<Phase>,
+) -> Result<Ingest, ClientError> {
+    let credentials = Arc::new(CredentialStore::new(&config.credentials, clock.clone()));
+    let (buffers, metrics) = (Arc::new(Buffers::default()), Arc::new(Metrics::default()));
+    let uploader = Arc::new(Uploader {
+        client: Client::new()?,
+        credentials: Arc::clone(&credentials),
+        clock: clock.clone(),
+        compression: config.upload.compression,
+        concurrency_max: config.upload.concurrency_max,
+        dead_letters: config
+            .dead_letter
+            .as_ref()
+            .map(|store| Arc::new(DeadLetters::new(store.path.clone(), store.bytes_max))),
+        tasks,
+        buffers: Arc::clone(&buffers),
+        metrics: Arc::clone(&metrics),
+    });
+    Ok(Ingest {
+        tenants: Tenants::new(&config.tenants),
+        router: Router::new(config.defaults.clone(), credentials),
+        lanes: Arc::new(Lanes::new(config.upload, uploader)),
+        budget: Arc::new(Budget::new(config.upload.buffer_bytes_max)),
+        buffers,
+        metrics,
+        ledger: Arc::default(),
+        clock,
+        piece_bytes_max: config.upload.batch_bytes_max,
+        piece_logs_max: config.upload.batch_logs_max,
+        phase,
+    })
+}
+
+/// The sockets that drivers connect to.
+struct Listeners {
+    unix: Option<UnixListener>,
+    tcp: Option<TcpListener>,
+    tls: Option<ServerTls>,
+}
+
+impl Listeners {
+    async fn bind(listen: &Listen) -> Result<Self, RunError> {
+        let unix = listen.unix.as_deref().map(bind_unix).transpose()?;
+        let tcp = match listen.tcp {
+            Some(address) => Some(bind_tcp(address).await?),
+            None => None,
+        };
+        let tls = listen.tls.clone().map(ServerTls::new).transpose()?;
+        Ok(Self { unix, tcp, tls })
+    }
+
+    fn serve(self, service: &RelayService, phase: &watch::Receiver<Phase>, servers: &Tasks) {
+        let relay = || {
+            Server::builder()
+                .initial_stream_window_size(CALL_WINDOW_BYTES)
+                .initial_connection_window_size(CALL_WINDOW_BYTES)
+                .max_frame_size(HTTP2_FRAME_BYTES)
+                .http2_keepalive_interval(Some(KEEPALIVE))
+                .http2_keepalive_timeout(Some(KEEPALIVE))
+                .add_service(
+                    RelayServer::new(service.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+                )
+        };
+        if let Some(unix) = self.unix {
+            let stop = reached(phase.clone(), Phase::Draining);
+            let serve = relay().serve_with_incoming_shutdown(UnixListenerStream::new(unix), stop);
+            servers.spawn(async move { log_end(serve.await) });
+        }
+        let Some(tcp) = self.tcp else { return };
+        let stop = reached(phase.clone(), Phase::Draining);
+        match self.tls {
+            None => {
+                let serve = relay().serve_with_incoming_shutdown(TcpListenerStream::new(tcp), stop);
+                servers.spawn(async move { log_end(serve.await) });
+            }
+            Some(tls) => {
+                let (accepted, incoming) = mpsc::channel(1);
+                servers.spawn(tls::accept(tcp, tls, accepted));
+                let serve =
+                    relay().serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop);
+                servers.spawn(async move { log_end(serve.await) });
+            }
+        }
+    }
+}
+
+fn log_end(ended: Result<(), tonic::transport::Error>) {
+    if let Err(error) = ended {
+        warn!(error = %Chain(&error), "relay server ended");
+    }
+}
+
+/// Binds the socket in place of a stale one. An older process that still serves connections keeps
+/// them: a replacement can start before it ends. Only the owner may connect.
+fn bind_unix(path: &Path) -> Result<UnixListener, RunError> {
+    let bind = || {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    };
+    bind().map_err(|source| RunError::ListenUnix {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| RunError::ListenTcp { address, source })
+}
+
+/// Completes once the process has reached a phase or gone past it.
+async fn reached(mut phase: watch::Receiver<Phase>, wanted: Phase) {
+    let is_reached = |now: &Phase| *now == wanted || *now == Phase::Ended;
+    // An error means that the sender is gone, and with it the process.
+    phase.wait_for(is_reached).await.ok();
+}
+
+/// Prints an error with its causes, once, in one line.
+#[derive(Debug)]
+pub struct Chain<'a>(pub &'a dyn Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}

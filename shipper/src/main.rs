@@ -1,2 +1,178 @@
-//! The shipper process.
-fn main() {}
+//! The shipper process: reads its configuration, runs, stops on SIGTERM or SIGINT. Commands check
+//! the configuration and look after the dead-letter store.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use shipper::clock::WallClock;
+use shipper::cls::client::Client;
+use shipper::config::Config;
+use shipper::dead_letter::{DeadLetters, Letter};
+use shipper::ledger::{Line, table};
+use shipper::replay::replay;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::error;
+use tracing_subscriber::EnvFilter;
+
+/// Turns container log entries into Tencent Cloud CLS records and uploads them.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Configuration file (TOML). Variables `CLS_SHIPPER__SECTION__KEY` override it.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// What to log: error, warn, info, debug or trace, also per module as in RUST_LOG.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: String,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Without a command, the shipper runs.
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Command {
+    /// Check the configuration and end.
+    Check,
+    /// Show what became of every entry, per container, as the running shipper knows it.
+    Ledger,
+    /// Look after the records that CLS would not take.
+    #[command(subcommand)]
+    DeadLetter(DeadLetterCommand),
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum DeadLetterCommand {
+    /// List the records: number, time, topic, reason.
+    Ls,
+    /// Show one record in full.
+    Show {
+        /// Its number in the list, from 1.
+        number: usize,
+    },
+    /// Send the records again; those that CLS takes leave the store.
+    Replay,
+}
+
+/// The configuration is bad (sysexits.h: EX_USAGE).
+const EXIT_CONFIG: u8 = 64;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(&arguments.log_level))
+        .with_target(false)
+        .init();
+    let config = match Config::load(&arguments.config, std::env::vars()) {
+        Ok(config) => config,
+        Err(error) => {
+            error!(error = %shipper::Chain(&error), "bad configuration");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let ended = match arguments.command {
+        None => serve(config),
+        Some(Command::Check) => say("the configuration is good"),
+        Some(Command::Ledger) => ledger(&config),
+        Some(Command::DeadLetter(command)) => dead_letter(&config, command),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        let shutdown = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        Ok(shipper::run(config, WallClock::system(), shutdown).await?)
+    })
+}
+
+fn ledger(config: &Config) -> anyhow::Result<()> {
+    let url = format!("http://{}/api/ledger", config.admin_listen);
+    let lines: Vec<Line> = runtime()?
+        .block_on(async {
+            let client = Client::new()?;
+            let response = client.http().get(&url).send().await?.error_for_status()?;
+            anyhow::Ok(serde_json::from_str(&response.text().await?)?)
+        })
+        .with_context(|| format!("ask the running shipper at {url}"))?;
+    say(table(&lines).trim_end())
+}
+
+fn dead_letter(config: &Config, command: DeadLetterCommand) -> anyhow::Result<()> {
+    let store = config
+        .dead_letter
+        .as_ref()
+        .context("[dead_letter] path is not configured")?;
+    let store = DeadLetters::new(store.path.clone(), store.bytes_max);
+    match command {
+        DeadLetterCommand::Ls => {
+            let (letters, bad_count) = store.letters().context("read the dead-letter store")?;
+            for (index, letter) in letters.iter().enumerate() {
+                say(&summary(index + 1, letter))?;
+            }
+            say(&format!(
+                "{} records, {bad_count} lines that are none",
+                letters.len()
+            ))
+        }
+        DeadLetterCommand::Show { number } => {
+            let (letters, _) = store.letters().context("read the dead-letter store")?;
+            let letter = number.checked_sub(1).and_then(|index| letters.get(index));
+            let letter = letter
+                .with_context(|| format!("no record {number}: there are {}", letters.len()))?;
+            say(&serde_json::to_string_pretty(letter)?)
+        }
+        DeadLetterCommand::Replay => {
+            let done = runtime()?.block_on(replay(config, &store, &WallClock::system()))?;
+            say(&format!(
+                "{} records delivered, {} kept",
+                done.sent, done.unsent
+            ))
+        }
+    }
+}
+
+fn summary(number: usize, letter: &Letter) -> String {
+    let reason = &letter.reason;
+    format!(
+        "{number}\ttime_ms={}\ttopic_id={}\treason={}\t{} {} {}\trequest_id={}",
+        letter.time_ms,
+        reason.topic_id,
+        reason.reason,
+        reason.status,
+        reason.code,
+        reason.message,
+        reason.request_id
+    )
+}
+
+fn say(line: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{line}").context("write to stdout")
+}
+
+/// Two workers at least: one formats what comes in while another one compresses what goes out.
+/// More than eight would add memory without more work to do.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let worker_count =
+        std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, 8));
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(worker_count)
+        .enable_all()
+        .build()
+        .context("start the runtime")
+}

@@ -1,0 +1,153 @@
+//! In-order acknowledgement over out-of-order completions, for one stream. Pure: no IO, no clock.
+//!
+//! Every group that leaves for CLS pushes a mark, in journal order. Marks complete in any order;
+//! an acknowledgement covers the completed marks at the front and nothing behind the first one
+//! that is still open. So an offset is acknowledged only when everything below it has been dealt
+//! with, whatever overtook it.
+
+use std::collections::VecDeque;
+
+/// How far a stream got, and what became of the entries since the mark before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Journal offset below which everything is covered.
+    pub offset: u64,
+    /// Entries that became part of records.
+    pub delivered_entries: u64,
+    /// Entries that a filter took out.
+    pub filtered_entries: u64,
+    /// Entries in the dead-letter store.
+    pub dead_lettered_entries: u64,
+}
+
+impl Progress {
+    /// Adds what comes behind. Offsets never go back.
+    pub fn extend(&mut self, next: Progress) {
+        self.offset = self.offset.max(next.offset);
+        self.delivered_entries += next.delivered_entries;
+        self.filtered_entries += next.filtered_entries;
+        self.dead_lettered_entries += next.dead_lettered_entries;
+    }
+}
+
+/// Names a mark until it is completed.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
+/// The marks of one stream.
+#[derive(Debug, Default)]
+pub struct AckQueue {
+    /// Number of the mark at the front.
+    first: u64,
+    marks: VecDeque<Mark>,
+}
+
+#[derive(Debug)]
+struct Mark {
+    progress: Progress,
+    is_complete: bool,
+}
+
+impl AckQueue {
+    /// Appends a mark. Its offset must not lie below the one before.
+    pub fn push(&mut self, progress: Progress) -> Ticket {
+        debug_assert!(
+            self.marks
+                .back()
+                .is_none_or(|last| last.progress.offset <= progress.offset)
+        );
+        self.marks.push_back(Mark {
+            progress,
+            is_complete: false,
+        });
+        Ticket(self.first + self.marks.len() as u64 - 1)
+    }
+
+    /// Completes a mark of which `dead_entries` entries went to the dead-letter store. Returns what
+    /// can be acknowledged now, if this made the front complete.
+    ///
+    /// # Panics
+    /// Never for a ticket of this queue: a ticket is used up by its completion.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a ticket is good for one completion"
+    )]
+    pub fn complete(&mut self, ticket: Ticket, dead_entries: u64) -> Option<Progress> {
+        let index = usize::try_from(ticket.0 - self.first).expect("marks are held in memory");
+        let mark = self
+            .marks
+            .get_mut(index)
+            .expect("a mark leaves only when it is complete");
+        mark.is_complete = true;
+        let dead_entries = dead_entries.min(mark.progress.delivered_entries);
+        mark.progress.delivered_entries -= dead_entries;
+        mark.progress.dead_lettered_entries += dead_entries;
+        let mut acknowledged: Option<Progress> = None;
+        while self.marks.front().is_some_and(|mark| mark.is_complete) {
+            let mark = self.marks.pop_front().expect("the front was just seen");
+            self.first += 1;
+            acknowledged.get_or_insert_default().extend(mark.progress);
+        }
+        acknowledged
+    }
+
+    /// Returns how many marks are open or wait behind an open one.
+    pub fn len(&self) -> usize {
+        self.marks.len()
+    }
+
+    /// Returns whether everything that was pushed has been acknowledged.
+    pub fn is_empty(&self) -> bool {
+        self.marks.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn progress(offset: u64) -> Progress {
+        Progress {
+            offset,
+            delivered_entries: 1,
+            ..Progress::default()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn acknowledgements_follow_the_oldest_open_mark(
+            order in Just((0..40_usize).collect::<Vec<_>>()).prop_shuffle()
+        ) {
+            let mut queue = AckQueue::default();
+            let mut tickets: Vec<_> = (1..=40).map(|n| Some(queue.push(progress(n * 10)))).collect();
+            let mut total = Progress::default();
+            for index in order {
+                let acknowledged = queue.complete(tickets[index].take().unwrap(), 0);
+                let complete_count = tickets.iter().take_while(|ticket| ticket.is_none()).count() as u64;
+                prop_assert_eq!(acknowledged.is_some(), complete_count * 10 > total.offset);
+                total.extend(acknowledged.unwrap_or_default());
+                prop_assert_eq!((total.offset, total.delivered_entries), (complete_count * 10, complete_count));
+            }
+            prop_assert!(queue.is_empty());
+        }
+    }
+
+    #[test]
+    fn marks_pushed_between_completions_keep_their_tickets() {
+        let mut queue = AckQueue::default();
+        let (a, b) = (queue.push(progress(1)), queue.push(progress(2)));
+        assert_eq!(queue.complete(a, 0), Some(progress(1)));
+        let c = queue.push(progress(3));
+        assert_eq!(queue.complete(c, 1), None);
+        let expected = Progress {
+            offset: 3,
+            delivered_entries: 1,
+            filtered_entries: 0,
+            dead_lettered_entries: 1,
+        };
+        assert_eq!(queue.complete(b, 0), Some(expected));
+        assert_eq!(queue.len(), 0);
+    }
+}

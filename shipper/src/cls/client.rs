@@ -1,0 +1,219 @@
+//! One upload request: build, sign, send, read the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use serde::Deserialize;
+
+use super::compress::Compression;
+use super::disposition::{Answer, Outcome};
+use super::endpoint::Endpoint;
+use super::sign::{self, SignedParts, Window};
+use crate::credentials::Credentials;
+
+const UPLOAD_PATH: &str = "/structuredlog";
+const CONTENT_TYPE_PROTOBUF: &str = "application/x-protobuf";
+
+/// Bytes of an error body that are read; the rest can't matter and the peer is not trusted.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of an error message that are kept.
+const MESSAGE_BYTES_MAX: usize = 500;
+
+/// Idle connections are closed by us first: CLS does not document its own time, and a request on
+/// a connection that just closed is a retry and possibly a duplicate.
+const IDLE_MAX: Duration = Duration::from_secs(15);
+
+/// Bound of the TCP and TLS handshake, inside the request's own timeout.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where a lane's batches go.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// The topic.
+    pub topic_id: String,
+}
+
+impl Target {
+    fn url(&self) -> String {
+        let mut url = format!("{}{UPLOAD_PATH}?topic_id=", self.endpoint);
+        sign::percent_encode(&self.topic_id, &mut url);
+        url
+    }
+}
+
+/// A connection pool to all endpoints.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+}
+
+/// The client can't be built.
+#[derive(Debug, thiserror::Error)]
+#[error("HTTP client")]
+pub struct ClientError(#[from] reqwest::Error);
+
+/// One compressed batch, as it is sent at each attempt.
+#[derive(Debug, Clone)]
+pub struct Body {
+    /// The compressed `LogGroupList`.
+    pub bytes: Bytes,
+    /// How it is compressed.
+    pub compression: Compression,
+}
+
+impl Client {
+    /// Builds a client that trusts Mozilla's roots, which are compiled in: the image has no files.
+    ///
+    /// # Errors
+    /// The TLS library refuses its own configuration.
+    ///
+    /// # Panics
+    /// Never: ring supports the default protocol versions.
+    pub fn new() -> Result<Self, ClientError> {
+        let roots = rustls::RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        };
+        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(
+            rustls::crypto::ring::default_provider(),
+        ))
+        .with_safe_default_protocol_versions()
+        .expect("ring supports the default protocol versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .http1_only()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("cls-docker-log-driver/", env!("CARGO_PKG_VERSION")))
+            .pool_idle_timeout(IDLE_MAX)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .build()?;
+        Ok(Self { http })
+    }
+
+    /// Returns the HTTP client itself, for requests that are not uploads.
+    pub fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    /// Sends one batch once. `now_s` is the wall clock in UNIX seconds, for the signature.
+    pub async fn upload(
+        &self,
+        target: &Target,
+        credentials: &Credentials,
+        body: &Body,
+        timeout: Duration,
+        now_s: u64,
+    ) -> Outcome {
+        let parts = SignedParts {
+            method: "POST",
+            path: UPLOAD_PATH,
+            params: &[("topic_id", &target.topic_id)],
+            headers: &[
+                ("host", target.endpoint.host()),
+                ("content-type", CONTENT_TYPE_PROTOBUF),
+            ],
+        };
+        let authorization = sign::authorization(credentials, &parts, Window::around(now_s));
+        let Ok(headers) = headers(&authorization, credentials, body.compression) else {
+            return Outcome::Transport(
+                "the credentials hold characters no header can carry".into(),
+            );
+        };
+        let request = self
+            .http
+            .post(target.url())
+            .headers(headers)
+            .timeout(timeout)
+            .body(body.bytes.clone());
+        match request.send().await {
+            Ok(response) => Outcome::Answer(read_answer(response).await),
+            Err(error) if error.is_timeout() => Outcome::Timeout,
+            Err(error) => Outcome::Transport(cause(error)),
+        }
+    }
+}
+
+fn headers(
+    authorization: &str,
+    credentials: &Credentials,
+    compression: Compression,
+) -> Result<HeaderMap, reqwest::header::InvalidHeaderValue> {
+    let secret = |text: &str| {
+        let mut value = HeaderValue::from_str(text)?;
+        value.set_sensitive(true);
+        Ok(value)
+    };
+    let mut headers = HeaderMap::with_capacity(4);
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static(CONTENT_TYPE_PROTOBUF),
+    );
+    headers.insert(reqwest::header::AUTHORIZATION, secret(authorization)?);
+    if let Some(name) = compression.header() {
+        headers.insert("x-cls-compress-type", HeaderValue::from_static(name));
+    }
+    if let Some(token) = &credentials.token {
+        headers.insert("x-cls-token", secret(token.expose())?);
+    }
+    Ok(headers)
+}
+
+/// Reads an answer. Trouble with the body of an error leaves the status, which decides alone then.
+async fn read_answer(mut response: reqwest::Response) -> Answer {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct ErrorBody {
+        errorcode: String,
+        errormessage: String,
+    }
+    let header = |name: &str| {
+        response
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    };
+    let mut answer = Answer {
+        status: response.status().as_u16(),
+        request_id: header("x-cls-requestid").to_owned(),
+        retry_after: header(RETRY_AFTER.as_str())
+            .parse()
+            .ok()
+            .map(Duration::from_secs),
+        ..Answer::default()
+    };
+    let mut body = Vec::new();
+    while body.len() < ANSWER_BYTES_MAX {
+        match response.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    if answer.status != 200 {
+        let error = serde_json::from_slice::<ErrorBody>(&body).unwrap_or_default();
+        answer.code = error.errorcode;
+        answer.message = error.errormessage.chars().take(MESSAGE_BYTES_MAX).collect();
+    }
+    answer
+}
+
+/// Returns an error's innermost causes in one line, without the URL.
+fn cause(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}

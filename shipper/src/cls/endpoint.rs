@@ -1,0 +1,98 @@
+//! A CLS endpoint: scheme and authority, such as `https://ap-guangzhou.cls.tencentcs.com`.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Where requests go. Without a scheme, https is meant: a key's signature and the lines themselves
+/// should not cross a network in the clear unless somebody says so.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Endpoint {
+    scheme: &'static str,
+    /// The value of the Host header: the port only where it is not the scheme's own.
+    host: String,
+}
+
+/// Why a text is no endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    /// The scheme is neither http nor https.
+    #[error("its scheme must be https or http")]
+    Scheme,
+    /// There is no host, or something behind it.
+    #[error("it must be a host name with an optional port, without path, user or query")]
+    Host,
+}
+
+impl Endpoint {
+    /// Returns the value of the Host header, which the signature covers.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let text = text.trim();
+        let (scheme, rest, default_port) = match text.split_once("://") {
+            None => ("https", text, ":443"),
+            Some(("https", rest)) => ("https", rest, ":443"),
+            Some(("http", rest)) => ("http", rest, ":80"),
+            Some(_) => return Err(EndpointError::Scheme),
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let authority: http::uri::Authority = rest.parse().map_err(|_| EndpointError::Host)?;
+        // A port that is no number below 65,536 is no port to `Authority`.
+        let names_port = rest.len() > authority.host().len();
+        if authority.host().is_empty()
+            || rest.contains('@')
+            || (names_port && authority.port_u16().is_none())
+        {
+            return Err(EndpointError::Host);
+        }
+        let host = rest
+            .strip_suffix(default_port)
+            .unwrap_or(rest)
+            .to_ascii_lowercase();
+        Ok(Self { scheme, host })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme, self.host)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_parse() {
+        let cases = [
+            (
+                "ap-guangzhou.cls.tencentcs.com",
+                Ok("https://ap-guangzhou.cls.tencentcs.com"),
+            ),
+            ("https://H.example:443/", Ok("https://h.example")),
+            ("http://127.0.0.1:9080", Ok("http://127.0.0.1:9080")),
+            ("http://h:80", Ok("http://h")),
+            ("[::1]:9080", Ok("https://[::1]:9080")),
+            ("ftp://h", Err(EndpointError::Scheme)),
+            ("", Err(EndpointError::Host)),
+            ("https://", Err(EndpointError::Host)),
+            ("h/structuredlog", Err(EndpointError::Host)),
+            ("user@h", Err(EndpointError::Host)),
+            ("h:99999", Err(EndpointError::Host)),
+            ("h?x=1", Err(EndpointError::Host)),
+        ];
+        for (text, expected) in cases {
+            let got = text
+                .parse::<Endpoint>()
+                .map(|endpoint| endpoint.to_string());
+            assert_eq!(got, expected.map(str::to_owned), "{text}");
+        }
+    }
+}

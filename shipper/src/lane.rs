@@ -1,0 +1,602 @@
+//! Lanes: where the records of many streams become batches.
+//!
+//! A lane is one (endpoint, topic, credentials, timeout, retries). It holds the encoded records of
+//! its streams and decides when a batch is sealed:
+//!
+//! - a request slot is free (sealing is pulled by uploads, so a sealed batch is a batch in flight,
+//!   and what a dead process can duplicate is bounded by the slots), and
+//! - the batch is full by bytes or logs, or its oldest record has waited `linger`, or nothing is in
+//!   flight. The last one gives a quiet container its low latency; while one request is under way
+//!   the next batch grows by itself. A lane with more ready streams than a request has groups does
+//!   not use that last rule: it would send many requests with a line each.
+//!
+//! Bounds. What a lane holds is bounded by its streams' windows (see `ingest`). A batch stays under
+//! CLS's limits by construction: a piece is at most one batch (`Piece` is cut at the batch's bounds
+//! plus one record), streams of a batch are at most [`CLS_GROUPS_MAX`].
+//!
+//! Order. A stream's pieces leave in journal order, its groups carry consecutive numbers in
+//! `contextFlow`, and its marks are pushed in the same step under the lane's lock.
+//!
+//! A stream that disconnects takes its unsealed pieces with it: the driver sends them again.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use proto::limits::CLS_GROUPS_MAX;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::ack::{AckQueue, Progress, Ticket};
+use crate::cls::client::Target;
+use crate::config::Upload;
+use crate::credentials::CredentialRef;
+use crate::outbox::Outbox;
+
+/// What makes two streams share batches.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LaneKey {
+    /// Endpoint and topic.
+    pub target: Target,
+    /// Key pair.
+    pub credentials: CredentialRef,
+    /// Bound of one request.
+    pub timeout: Duration,
+    /// Attempts per batch; 0 is endless.
+    pub attempts_max: u32,
+}
+
+/// A stream as far as lanes and uploads know it.
+#[derive(Debug)]
+pub struct Stream {
+    /// Number of the stream in its call.
+    pub number: u32,
+    /// `contextFlow`'s first half: 16 upper-case hex digits, new for each opening of the stream.
+    pub context_id: String,
+    /// `source` of its groups: the host name.
+    pub source: String,
+    /// Encoded `logTags` of its groups.
+    pub log_tags: Vec<u8>,
+    /// Marks of what was sealed.
+    acks: Mutex<AckQueue>,
+    /// Where acknowledgements go.
+    outbox: Arc<Outbox>,
+}
+
+/// Encoded records of one stream, contiguous in its journal.
+#[derive(Debug)]
+pub struct Piece {
+    /// Encoded logs, a run of `LogGroup.logs`.
+    pub logs: Vec<u8>,
+    /// Number of logs; at least 1.
+    pub log_count: usize,
+    /// What is covered once this piece and those before it are delivered.
+    pub progress: Progress,
+}
+
+/// A part of a batch: pieces of one stream.
+#[derive(Debug)]
+pub struct Group {
+    /// The stream.
+    pub stream: Arc<Stream>,
+    /// Its pieces, in order.
+    pub pieces: Vec<Piece>,
+    /// Value of `contextFlow`.
+    pub context_flow: String,
+    /// The stream's mark of this group.
+    pub ticket: Ticket,
+}
+
+/// One lane.
+#[derive(Debug)]
+pub struct Lane {
+    key: LaneKey,
+    limits: Upload,
+    queue: Mutex<Queue>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    streams: HashMap<SlotId, Slot>,
+    /// Streams with pieces; the one that waited longest comes first.
+    ready: VecDeque<SlotId>,
+    next_slot: u64,
+    bytes: usize,
+    log_count: usize,
+    in_flight: usize,
+    is_closing: bool,
+}
+
+/// A stream's place in its lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SlotId(u64);
+
+#[derive(Debug)]
+struct Slot {
+    stream: Arc<Stream>,
+    pieces: VecDeque<(Instant, Piece)>,
+    group_count: u64,
+}
+
+/// What the lane's task shall do.
+#[derive(Debug)]
+pub enum Next {
+    /// Send this.
+    Batch(Vec<Group>),
+    /// Look again then, or at the next change.
+    WaitUntil(Instant),
+    /// Look again at the next change.
+    Wait,
+    /// The lane is closing and empty.
+    End,
+}
+
+impl Stream {
+    /// Makes a stream whose acknowledgements go to `outbox`.
+    pub fn new(
+        number: u32,
+        context_id: String,
+        source: String,
+        log_tags: Vec<u8>,
+        outbox: Arc<Outbox>,
+    ) -> Self {
+        Self {
+            number,
+            context_id,
+            source,
+            log_tags,
+            acks: Mutex::default(),
+            outbox,
+        }
+    }
+
+    /// Acknowledges what a mark covers, if nothing before it is open. `dead_entries` of its entries
+    /// are in the dead-letter store.
+    pub fn complete(&self, ticket: Ticket, dead_entries: u64) {
+        let acknowledged = lock(&self.acks).complete(ticket, dead_entries);
+        if let Some(progress) = acknowledged {
+            self.outbox.acknowledge(self.number, progress);
+        }
+    }
+
+    /// Covers entries that need no delivery: filtered, or nothing but progress.
+    pub fn settle(&self, progress: Progress) {
+        let mut acks = lock(&self.acks);
+        let ticket = acks.push(progress);
+        let acknowledged = acks.complete(ticket, 0);
+        drop(acks);
+        if let Some(progress) = acknowledged {
+            self.outbox.acknowledge(self.number, progress);
+        }
+    }
+}
+
+impl Lane {
+    /// Makes an empty lane.
+    pub fn new(key: LaneKey, limits: Upload) -> Self {
+        Self {
+            key,
+            limits,
+            queue: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Returns what the lane is for.
+    pub fn key(&self) -> &LaneKey {
+        &self.key
+    }
+
+    /// Adds a stream.
+    pub fn join(&self, stream: Arc<Stream>) -> SlotId {
+        let mut queue = lock(&self.queue);
+        let id = SlotId(queue.next_slot);
+        queue.next_slot += 1;
+        queue.streams.insert(
+            id,
+            Slot {
+                stream,
+                pieces: VecDeque::new(),
+                group_count: 0,
+            },
+        );
+        id
+    }
+
+    /// Removes a stream with what is not sealed.
+    pub fn leave(&self, id: SlotId) {
+        let mut queue = lock(&self.queue);
+        if let Some(slot) = queue.streams.remove(&id) {
+            queue.ready.retain(|ready| *ready != id);
+            for (_, piece) in slot.pieces {
+                queue.bytes -= piece.logs.len();
+                queue.log_count -= piece.log_count;
+            }
+        }
+        drop(queue);
+        self.changed.notify_one();
+    }
+
+    /// Queues records. The lane looks at them at the next [`wake`](Self::wake), so that everything
+    /// one request brought can share a batch.
+    ///
+    /// # Panics
+    /// Never for a stream that has joined and not left.
+    pub fn push(&self, id: SlotId, piece: Piece, now: Instant) {
+        let mut queue = lock(&self.queue);
+        queue.bytes += piece.logs.len();
+        queue.log_count += piece.log_count;
+        let slot = queue
+            .streams
+            .get_mut(&id)
+            .expect("a stream pushes between join and leave");
+        slot.pieces.push_back((now, piece));
+        if slot.pieces.len() == 1 {
+            queue.ready.push_back(id);
+        }
+    }
+
+    /// Covers entries without a record, behind everything the stream has queued.
+    ///
+    /// # Panics
+    /// Never for a stream that has joined and not left.
+    pub fn settle(&self, id: SlotId, progress: Progress) {
+        let mut queue = lock(&self.queue);
+        let slot = queue
+            .streams
+            .get_mut(&id)
+            .expect("a stream settles between join and leave");
+        match slot.pieces.back_mut() {
+            Some((_, last)) => last.progress.extend(progress),
+            None => slot.stream.settle(progress),
+        }
+    }
+
+    /// Lets the lane's task look at the queue.
+    pub fn wake(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Counts a sealed batch as no longer in flight.
+    pub fn release(&self) {
+        lock(&self.queue).in_flight -= 1;
+        self.changed.notify_one();
+    }
+
+    /// Sends what is queued without lingering, then ends.
+    pub fn close(&self) {
+        lock(&self.queue).is_closing = true;
+        self.changed.notify_one();
+    }
+
+    /// Returns whether all streams have left.
+    pub fn has_no_streams(&self) -> bool {
+        lock(&self.queue).streams.is_empty()
+    }
+
+    /// Waits for a change.
+    ///
+    /// # Cancel safety
+    /// A change that comes while nobody waits is kept.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Seals a batch if it is due. A sealed batch counts as in flight until
+    /// [`release`](Self::release).
+    pub fn next(&self, now: Instant, in_flight_max: usize) -> Next {
+        let mut queue = lock(&self.queue);
+        let Some(oldest) = queue.oldest() else {
+            return if queue.is_closing {
+                Next::End
+            } else {
+                Next::Wait
+            };
+        };
+        if queue.in_flight >= in_flight_max {
+            return Next::Wait;
+        }
+        let is_full = queue.bytes >= self.limits.batch_bytes_max
+            || queue.log_count >= self.limits.batch_logs_max;
+        let is_idle = queue.in_flight == 0 && queue.ready.len() <= CLS_GROUPS_MAX;
+        let due = oldest + self.limits.linger;
+        if !(is_full || is_idle || queue.is_closing || due <= now) {
+            return Next::WaitUntil(due);
+        }
+        queue.in_flight += 1;
+        Next::Batch(queue.seal(&self.limits))
+    }
+}
+
+impl Queue {
+    fn oldest(&self) -> Option<Instant> {
+        let slot = self.streams.get(self.ready.front()?)?;
+        slot.pieces.front().map(|(since, _)| *since)
+    }
+
+    /// Takes the streams that waited longest, as much of each as fits.
+    fn seal(&mut self, limits: &Upload) -> Vec<Group> {
+        let mut groups = Vec::with_capacity(self.ready.len().min(CLS_GROUPS_MAX));
+        let mut room = Room {
+            bytes: limits.batch_bytes_max,
+            log_count: limits.batch_logs_max,
+        };
+        while groups.len() < CLS_GROUPS_MAX
+            && let Some(&id) = self.ready.front()
+        {
+            let slot = self
+                .streams
+                .get_mut(&id)
+                .expect("a ready stream has a slot");
+            let pieces = slot.take_pieces(&mut room, groups.is_empty());
+            if pieces.is_empty() {
+                break;
+            }
+            for piece in &pieces {
+                self.bytes -= piece.logs.len();
+                self.log_count -= piece.log_count;
+            }
+            groups.push(slot.seal(pieces));
+            let is_drained = slot.pieces.is_empty();
+            self.ready.pop_front();
+            if !is_drained {
+                self.ready.push_back(id);
+            }
+        }
+        groups
+    }
+}
+
+/// What a batch still has room for.
+struct Room {
+    bytes: usize,
+    log_count: usize,
+}
+
+impl Slot {
+    /// Takes the pieces that fit; the first piece of a batch always does.
+    fn take_pieces(&mut self, room: &mut Room, is_first: bool) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        while let Some((_, piece)) = self.pieces.front() {
+            let fits = piece.logs.len() <= room.bytes && piece.log_count <= room.log_count;
+            let must_fit = !is_first || !pieces.is_empty();
+            if must_fit && !fits {
+                break;
+            }
+            room.bytes = room.bytes.saturating_sub(piece.logs.len());
+            room.log_count = room.log_count.saturating_sub(piece.log_count);
+            pieces.extend(self.pieces.pop_front().map(|(_, piece)| piece));
+        }
+        pieces
+    }
+
+    fn seal(&mut self, pieces: Vec<Piece>) -> Group {
+        self.group_count += 1;
+        let mut progress = Progress::default();
+        for piece in &pieces {
+            progress.extend(piece.progress);
+        }
+        Group {
+            context_flow: format!("{}-{:X}", self.stream.context_id, self.group_count),
+            ticket: lock(&self.stream.acks).push(progress),
+            stream: Arc::clone(&self.stream),
+            pieces,
+        }
+    }
+}
+
+/// Returns 16 random upper-case hex digits: CLS wants a 64-bit number (document 614/59470). A
+/// stream that is opened again gets a new one, because its groups are cut differently.
+pub fn new_context_id() -> String {
+    use std::hash::{BuildHasher as _, RandomState};
+    format!("{:016X}", RandomState::new().hash_one(()))
+}
+
+/// Locks; a panic elsewhere leaves counters, not broken structures, so the data stays usable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cls::compress::Compression;
+    use proptest::prelude::*;
+
+    const LIMITS: Upload = Upload {
+        linger: Duration::from_millis(200),
+        batch_bytes_max: 1000,
+        batch_logs_max: 100,
+        compression: Compression::None,
+        concurrency_max: 2,
+        buffer_bytes_max: 1 << 20,
+    };
+
+    fn lane() -> Lane {
+        let target = Target {
+            endpoint: "h".parse().unwrap(),
+            topic_id: "t".into(),
+        };
+        let credentials = CredentialRef::Named("default".into());
+        let timeout = Duration::from_secs(1);
+        Lane::new(
+            LaneKey {
+                target,
+                credentials,
+                timeout,
+                attempts_max: 0,
+            },
+            LIMITS,
+        )
+    }
+
+    fn stream(number: u32, outbox: &Arc<Outbox>) -> Arc<Stream> {
+        let (context_id, source) = (format!("{number:016X}"), "host".to_owned());
+        Arc::new(Stream::new(
+            number,
+            context_id,
+            source,
+            Vec::new(),
+            Arc::clone(outbox),
+        ))
+    }
+
+    fn piece(offset: u64, bytes: usize) -> Piece {
+        let progress = Progress {
+            offset,
+            delivered_entries: 1,
+            ..Progress::default()
+        };
+        Piece {
+            logs: vec![0; bytes],
+            log_count: 1,
+            progress,
+        }
+    }
+
+    /// What `next` says, in a word.
+    fn word(next: &Next) -> &'static str {
+        match next {
+            Next::Batch(_) => "batch",
+            Next::WaitUntil(_) => "linger",
+            Next::Wait => "wait",
+            Next::End => "end",
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_lane_sends_at_once_and_a_busy_one_lingers() {
+        let (lane, outbox) = (lane(), Arc::default());
+        let slot = lane.join(stream(1, &outbox));
+        let start = Instant::now();
+        assert_eq!(word(&lane.next(start, 2)), "wait");
+        lane.push(slot, piece(1, 10), start);
+        assert_eq!(word(&lane.next(start, 2)), "batch", "nothing is in flight");
+        lane.push(slot, piece(2, 10), start);
+        assert_eq!(
+            word(&lane.next(start, 2)),
+            "linger",
+            "one batch is in flight"
+        );
+        assert_eq!(
+            word(&lane.next(start + LIMITS.linger, 2)),
+            "batch",
+            "it has waited long enough"
+        );
+        lane.push(slot, piece(3, 1000), start);
+        assert_eq!(
+            word(&lane.next(start, 2)),
+            "wait",
+            "both requests are in flight"
+        );
+        lane.release();
+        assert_eq!(word(&lane.next(start, 2)), "batch", "it is full");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_streams_than_a_request_has_groups_wait_for_each_other() {
+        let (lane, outbox) = (lane(), Arc::default());
+        let now = Instant::now();
+        for number in 0..=u32::try_from(CLS_GROUPS_MAX).unwrap() {
+            let slot = lane.join(stream(number, &outbox));
+            lane.push(slot, piece(1, 10), now);
+        }
+        assert_eq!(word(&lane.next(now, 2)), "linger");
+        let Next::Batch(groups) = lane.next(now + LIMITS.linger, 2) else {
+            panic!()
+        };
+        assert_eq!(groups.len(), CLS_GROUPS_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_leaves_takes_its_unsealed_records_along() {
+        let (lane, outbox) = (lane(), Arc::default());
+        let now = Instant::now();
+        let [a, b] = [1, 2].map(|number| lane.join(stream(number, &outbox)));
+        lane.push(a, piece(1, 10), now);
+        lane.push(b, piece(1, 10), now);
+        lane.leave(a);
+        let Next::Batch(groups) = lane.next(now, 2) else {
+            panic!()
+        };
+        assert_eq!(
+            groups
+                .iter()
+                .map(|group| group.stream.number)
+                .collect::<Vec<_>>(),
+            [2]
+        );
+        lane.leave(b);
+        lane.close();
+        assert_eq!(word(&lane.next(now, 2)), "end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn filtered_entries_are_acknowledged_behind_what_is_queued() {
+        let (lane, outbox) = (lane(), Arc::new(Outbox::default()));
+        let slot = lane.join(stream(1, &outbox));
+        let filtered = |offset| Progress {
+            offset,
+            filtered_entries: 1,
+            ..Progress::default()
+        };
+        lane.settle(slot, filtered(10));
+        assert_eq!(
+            outbox.take().unwrap().acks[0].offset,
+            10,
+            "nothing stands before it"
+        );
+        lane.push(slot, piece(20, 10), Instant::now());
+        lane.settle(slot, filtered(30));
+        assert_eq!(outbox.take(), None);
+        let Next::Batch(groups) = lane.next(Instant::now(), 2) else {
+            panic!()
+        };
+        lane.settle(slot, filtered(40));
+        for group in groups {
+            group.stream.complete(group.ticket, 0);
+        }
+        let ack = outbox.take().unwrap().acks[0];
+        assert_eq!(
+            (ack.offset, ack.delivered_entries, ack.filtered_entries),
+            (40, 1, 2)
+        );
+    }
+
+    proptest! {
+        /// Whatever the sizes: every piece leaves once, in its stream's order, in batches under all
+        /// limits, with consecutive group numbers.
+        #[test]
+        fn batches_hold_every_piece_once_and_keep_the_limits(
+            pushes in prop::collection::vec((0_usize..15, 1_usize..400), 1..200)
+        ) {
+            let (lane, outbox) = (lane(), Arc::default());
+            let now = Instant::now();
+            let slots: Vec<_> = (0..15).map(|number| lane.join(stream(number, &outbox))).collect();
+            let mut pushed = vec![0_u64; 15];
+            for (index, bytes) in pushes {
+                pushed[index] += 1;
+                lane.push(slots[index], piece(pushed[index], bytes), now);
+            }
+            lane.close();
+            let (mut taken, mut group_count) = (vec![0_u64; 15], vec![0_u64; 15]);
+            while let Next::Batch(groups) = lane.next(now, usize::MAX) {
+                prop_assert!(!groups.is_empty() && groups.len() <= CLS_GROUPS_MAX);
+                let pieces = || groups.iter().flat_map(|group| &group.pieces);
+                prop_assert!(pieces().map(|piece| piece.logs.len()).sum::<usize>() <= LIMITS.batch_bytes_max);
+                prop_assert!(pieces().count() <= LIMITS.batch_logs_max);
+                for group in groups {
+                    let index = group.stream.number as usize;
+                    for piece in &group.pieces {
+                        taken[index] += 1;
+                        prop_assert_eq!(piece.progress.offset, taken[index]);
+                    }
+                    group_count[index] += 1;
+                    prop_assert_eq!(group.context_flow, format!("{:016X}-{:X}", index, group_count[index]));
+                }
+            }
+            prop_assert_eq!(taken, pushed);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The lanes that exist: made for the first stream that needs one, ended after the last.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::config::Upload;
+use crate::lane::{Lane, LaneKey, SlotId, Stream};
+use crate::upload::Uploader;
+
+/// All lanes. Their number is bounded by the number of open streams.
+#[derive(Debug)]
+pub struct Lanes {
+    limits: Upload,
+    uploader: Arc<Uploader>,
+    lanes: Mutex<HashMap<LaneKey, Arc<Lane>>>,
+}
+
+impl Lanes {
+    /// Makes an empty set whose lanes send through `uploader`.
+    pub fn new(limits: Upload, uploader: Arc<Uploader>) -> Self {
+        Self {
+            limits,
+            uploader,
+            lanes: Mutex::default(),
+        }
+    }
+
+    /// Puts a stream into its lane, and starts the lane if it is the first one.
+    pub fn join(&self, key: &LaneKey, stream: Arc<Stream>) -> (Arc<Lane>, SlotId) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let lane = lanes.entry(key.clone()).or_insert_with(|| {
+            let lane = Arc::new(Lane::new(key.clone(), self.limits));
+            let uploader = Arc::clone(&self.uploader);
+            self.uploader
+                .tasks
+                .spawn(uploader.run_lane(Arc::clone(&lane)));
+            lane
+        });
+        let slot = lane.join(stream);
+        (Arc::clone(lane), slot)
+    }
+
+    /// Takes a stream out of its lane, and ends the lane if it was the last one. Batches in flight
+    /// go on.
+    pub fn leave(&self, lane: &Arc<Lane>, slot: SlotId) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        lane.leave(slot);
+        if lane.has_no_streams() {
+            lane.close();
+            lanes.remove(lane.key());
+        }
+    }
+
+    /// Lets all lanes send what they hold without lingering, and end.
+    pub fn close(&self) {
+        for lane in self
+            .lanes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+        {
+            lane.close();
+        }
+    }
+}

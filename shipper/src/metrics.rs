@@ -1,0 +1,155 @@
+//! Counters of the process, in Prometheus' terms. No metric names a secret; topics are labels,
+//! containers are not: their number has no bound.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::cls::disposition::Disposition;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Topic {
+    topic_id: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    topic_id: String,
+    outcome: &'static str,
+}
+
+/// All metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<Request, Counter>,
+    delivered_logs: Family<Topic, Counter>,
+    delivered_bytes: Family<Topic, Counter>,
+    /// Records in the dead-letter store since the start.
+    pub dead_letters: Counter,
+    /// Entries received from drivers.
+    pub received_entries: Counter,
+    /// Entries that a filter took out.
+    pub filtered_entries: Counter,
+    /// Entries that are not protobuf, or frames that are none.
+    pub malformed_entries: Counter,
+    /// Entries that a driver reported as dropped.
+    pub dropped_entries: Counter,
+    /// Calls of peers that no tenant is for.
+    pub refused_calls: Counter,
+    /// Connected drivers.
+    pub hosts: Gauge,
+    /// Open streams.
+    pub streams: Gauge,
+    /// Granted window bytes beyond each stream's minimum.
+    pub granted_bytes: Gauge<u64, AtomicU64>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("cls_shipper");
+        macro_rules! metric {
+            ($name:literal, $help:literal) => {{
+                let metric = Default::default();
+                registry.register($name, $help, Clone::clone(&metric));
+                metric
+            }};
+            ($name:literal, $help:literal, $unit:expr) => {{
+                let metric = Default::default();
+                registry.register_with_unit($name, $help, $unit, Clone::clone(&metric));
+                metric
+            }};
+        }
+        let requests: Family<Request, Counter> = metric!(
+            "upload_requests",
+            "Upload requests by what their answer asked for"
+        );
+        let delivered_logs: Family<Topic, Counter> =
+            metric!("delivered_logs", "Records that CLS has accepted");
+        let delivered_bytes: Family<Topic, Counter> = metric!(
+            "delivered",
+            "Bytes of accepted batches before compression",
+            Unit::Bytes
+        );
+        let dead_letters: Counter =
+            metric!("dead_letters", "Records put into the dead-letter store");
+        let received_entries: Counter = metric!("received_entries", "Entries received");
+        let filtered_entries: Counter = metric!("filtered_entries", "Entries filtered");
+        let malformed_entries: Counter = metric!("malformed_entries", "Entries that are malformed");
+        let dropped_entries: Counter = metric!(
+            "dropped_entries",
+            "Entries that drivers reported as dropped"
+        );
+        let refused_calls: Counter = metric!("refused_calls", "Calls that no tenant is for");
+        let hosts: Gauge = metric!("hosts", "Connected drivers");
+        let streams: Gauge = metric!("streams", "Open streams");
+        let granted_bytes: Gauge<u64, AtomicU64> = metric!(
+            "granted_window",
+            "Window bytes granted beyond minima",
+            Unit::Bytes
+        );
+        Self {
+            registry,
+            requests,
+            delivered_logs,
+            delivered_bytes,
+            dead_letters,
+            received_entries,
+            filtered_entries,
+            malformed_entries,
+            dropped_entries,
+            refused_calls,
+            hosts,
+            streams,
+            granted_bytes,
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts a request by what its answer asked for.
+    pub fn count_request(&self, topic_id: &str, asked: Disposition) {
+        let outcome = match asked {
+            Disposition::Delivered => "delivered",
+            Disposition::Retry { .. } => "retry",
+            Disposition::RetryWithNewCredentials => "credentials",
+            Disposition::Split => "split",
+            Disposition::Bisect => "bisect",
+            Disposition::Hold => "hold",
+        };
+        self.requests
+            .get_or_create(&Request {
+                topic_id: topic_id.to_owned(),
+                outcome,
+            })
+            .inc();
+    }
+
+    /// Counts a delivered batch.
+    pub fn count_delivery(&self, topic_id: &str, log_count: usize, bytes: usize) {
+        let topic = Topic {
+            topic_id: topic_id.to_owned(),
+        };
+        self.delivered_logs
+            .get_or_create(&topic)
+            .inc_by(log_count as u64);
+        self.delivered_bytes
+            .get_or_create(&topic)
+            .inc_by(bytes as u64);
+    }
+
+    /// Returns all metrics in Prometheus' text format.
+    ///
+    /// # Panics
+    /// Never: a `String` takes all that is written.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a String takes all that is written");
+        text
+    }
+}

@@ -1,0 +1,109 @@
+//! Sends dead letters again, one record a request, so that one that CLS still refuses keeps no
+//! other one back.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tracing::warn;
+
+use crate::clock::WallClock;
+use crate::cls::client::{Body, Client, ClientError, Target};
+use crate::cls::compress::Compression;
+use crate::cls::disposition::{Disposition, disposition};
+use crate::config::Config;
+use crate::credentials::{CredentialRef, CredentialStore, Credentials, CredentialsError};
+use crate::dead_letter::{DeadLetters, Letter, StoreError};
+
+/// Bound of one request.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a replay did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replayed {
+    /// Records that CLS took; they left the store.
+    pub sent: usize,
+    /// Records that stay in the store.
+    pub unsent: usize,
+}
+
+/// Why a replay ended early. The letters stay in the store or beside it, for the next replay.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The store can't be read.
+    #[error("read the dead-letter store")]
+    Read(#[from] std::io::Error),
+    /// The store can't be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There are no credentials to sign with.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// The HTTP client can't be built.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+/// Sends all letters once, with the configuration's default credentials.
+///
+/// # Errors
+/// The store or the credentials can't be read.
+pub async fn replay(
+    config: &Config,
+    store: &DeadLetters,
+    clock: &WallClock,
+) -> Result<Replayed, ReplayError> {
+    let name = CredentialRef::Named(config.defaults.credentials.clone());
+    let credentials = CredentialStore::new(&config.credentials, clock.clone())
+        .snapshot(&name)
+        .await?;
+    let client = Client::new()?;
+    let taken = store.take()?;
+    let mut unsent = Vec::new();
+    for letter in &taken.letters {
+        if !send(&client, &credentials, letter, clock).await {
+            unsent.push(letter.clone());
+        }
+    }
+    let sent = taken.letters.len() - unsent.len();
+    taken.finish(&unsent)?;
+    Ok(Replayed {
+        sent,
+        unsent: unsent.len(),
+    })
+}
+
+async fn send(
+    client: &Client,
+    credentials: &Credentials,
+    letter: &Letter,
+    clock: &WallClock,
+) -> bool {
+    let Ok(endpoint) = letter.reason.endpoint.parse() else {
+        warn!(
+            endpoint = letter.reason.endpoint,
+            "a dead letter names no valid endpoint"
+        );
+        return false;
+    };
+    let target = Target {
+        endpoint,
+        topic_id: letter.reason.topic_id.clone(),
+    };
+    let body = letter.to_list().encode_to_vec();
+    let compression = Compression::Lz4;
+    let bytes = Bytes::from(compression.compress(&body, &mut Vec::new()));
+    let body = Body { bytes, compression };
+    let outcome = client
+        .upload(&target, credentials, &body, TIMEOUT, clock.unix_s())
+        .await;
+    let is_delivered = disposition(&outcome) == Disposition::Delivered;
+    if !is_delivered {
+        warn!(
+            topic_id = target.topic_id,
+            ?outcome,
+            "a dead letter is still not accepted"
+        );
+    }
+    is_delivered
+}

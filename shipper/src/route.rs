@@ -1,0 +1,117 @@
+//! Where a container's options lead: from its log options and the configuration's defaults to a
+//! lane.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::log_opts::{Credentials as Wanted, LogOpts, fault};
+
+use crate::cls::client::Target;
+use crate::cls::endpoint::{Endpoint, EndpointError};
+use crate::config::Defaults;
+use crate::credentials::{CredentialRef, CredentialStore, Credentials, Secret};
+use crate::lane::LaneKey;
+
+/// Bound of one request, where a container sets none.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Resolves options.
+#[derive(Debug)]
+pub struct Router {
+    defaults: Defaults,
+    credentials: Arc<CredentialStore>,
+}
+
+impl Router {
+    /// Makes a router over the configuration's defaults.
+    pub fn new(defaults: Defaults, credentials: Arc<CredentialStore>) -> Self {
+        Self {
+            defaults,
+            credentials,
+        }
+    }
+
+    /// Returns the checked options and their lane.
+    ///
+    /// # Errors
+    /// One sentence for each fault: the option, its value, the rule.
+    pub fn route(
+        &self,
+        log_opts: &HashMap<String, String>,
+    ) -> Result<(LogOpts, LaneKey), Vec<String>> {
+        let opts = LogOpts::parse(log_opts).map_err(|error| error.faults)?;
+        let mut faults = Vec::new();
+        let endpoint = self.endpoint(&opts, &mut faults);
+        let topic_id = opts
+            .topic_id
+            .clone()
+            .or_else(|| self.defaults.topic_id.clone());
+        if topic_id.is_none() {
+            faults.push(missing("topic_id"));
+        }
+        let credentials = self.credentials(&opts, &mut faults);
+        match (endpoint, topic_id, credentials) {
+            (Some(endpoint), Some(topic_id), Some(credentials)) if faults.is_empty() => {
+                let key = LaneKey {
+                    target: Target { endpoint, topic_id },
+                    credentials,
+                    timeout: opts.timeout.unwrap_or(TIMEOUT_DEFAULT),
+                    // The first attempt is no retry; endless stays endless.
+                    attempts_max: opts
+                        .retries
+                        .filter(|count| *count > 0)
+                        .map_or(0, |count| count.saturating_add(1)),
+                };
+                Ok((opts, key))
+            }
+            _ => Err(faults),
+        }
+    }
+
+    fn endpoint(&self, opts: &LogOpts, faults: &mut Vec<String>) -> Option<Endpoint> {
+        let Some(text) = &opts.endpoint else {
+            if self.defaults.endpoint.is_none() {
+                faults.push(missing("endpoint"));
+            }
+            return self.defaults.endpoint.clone();
+        };
+        text.parse()
+            .map_err(|error: EndpointError| {
+                faults.push(fault("endpoint", Some(text), &error.to_string()));
+            })
+            .ok()
+    }
+
+    fn credentials(&self, opts: &LogOpts, faults: &mut Vec<String>) -> Option<CredentialRef> {
+        let name = match &opts.credentials {
+            Wanted::Inline {
+                secret_id,
+                secret_key,
+            } => {
+                return Some(CredentialRef::Own(Arc::new(Credentials {
+                    id: Secret::new(secret_id.expose().to_owned()),
+                    key: Secret::new(secret_key.expose().to_owned()),
+                    token: None,
+                })));
+            }
+            Wanted::Named(name) => name,
+            Wanted::Default => &self.defaults.credentials,
+        };
+        if !self.credentials.contains(name) {
+            let known = self.credentials.names();
+            let rule = format!("the shipper has no [credentials.{name}], known: {known}");
+            faults.push(fault("credentials", Some(name), &rule));
+            return None;
+        }
+        Some(CredentialRef::Named(name.clone()))
+    }
+}
+
+fn missing(option: &str) -> String {
+    fault(
+        option,
+        None,
+        "is missing, and the shipper's [defaults] does not set it",
+    )
+}

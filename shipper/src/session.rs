@@ -1,0 +1,510 @@
+//! One driver's call: its streams, their windows, and the way from a request to the lanes.
+//!
+//! What a driver may do is checked here: stream numbers, offsets without gaps, whole frames. A
+//! request that breaks the contract ends the call with the reason; the driver opens its streams
+//! again from the last acknowledged offset, so nothing is lost by it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::frame::{self, Decoded, EntryView, Source};
+use proto::limits::STREAMS_PER_CALL_MAX;
+use proto::relay::event::Kind;
+use proto::relay::{Chunk, Finish, Hole, Open, Opened, Refused, ShipRequest, ShipResponse};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::{Status, Streaming};
+use tracing::{info, warn};
+
+use crate::ack::Progress;
+use crate::ingest::{Ingest, Phase};
+use crate::lane::{Lane, Piece, SlotId, Stream, new_context_id};
+use crate::outbox::Outbox;
+use crate::record::{Formatter, Origin, Records};
+use crate::tenant::{Host, StreamPermit};
+use crate::window::Window;
+
+/// How often windows are looked at.
+const WINDOW_PERIOD: Duration = Duration::from_secs(1);
+
+/// How far a host may be ahead of its allowance: a second's worth comes at once.
+const ALLOWANCE_BURST: Duration = Duration::from_secs(1);
+
+/// One call.
+pub(crate) struct Session {
+    ingest: Arc<Ingest>,
+    host: Host,
+    inbound: Streaming<ShipRequest>,
+    outbox: Arc<Outbox>,
+    streams: HashMap<u32, OpenStream>,
+    phase: watch::Receiver<Phase>,
+    windows_due: Instant,
+    /// Earliest time at which a formatter gives up waiting for the rest of a record.
+    flush_due: Option<Instant>,
+    /// When the host's allowance covers what it has sent; requests are read until shortly before.
+    paid_until: Instant,
+    has_ended: bool,
+}
+
+/// One stream of a call.
+struct OpenStream {
+    formatter: Formatter,
+    lane: Arc<Lane>,
+    slot: SlotId,
+    window: Window,
+    next_offset: u64,
+    /// What the pieces so far cover.
+    settled_offset: u64,
+    end_offset: Option<u64>,
+    _permit: StreamPermit,
+}
+
+impl Session {
+    pub(crate) fn new(ingest: Arc<Ingest>, host: Host, inbound: Streaming<ShipRequest>) -> Self {
+        ingest.metrics.hosts.inc();
+        Self {
+            phase: ingest.phase.clone(),
+            ingest,
+            host,
+            inbound,
+            outbox: Arc::default(),
+            streams: HashMap::new(),
+            windows_due: Instant::now() + WINDOW_PERIOD,
+            flush_due: None,
+            paid_until: Instant::now(),
+            has_ended: false,
+        }
+    }
+
+    /// Returns the next response, reading and formatting requests until there is one; `None` when
+    /// the call is over.
+    pub(crate) async fn next(&mut self) -> Option<Result<ShipResponse, Status>> {
+        loop {
+            if let Some(response) = self.outbox.take() {
+                self.follow(&response);
+                return Some(Ok(response));
+            }
+            let phase = *self.phase.borrow_and_update();
+            if self.has_ended || phase == Phase::Ended {
+                return None;
+            }
+            let now = Instant::now();
+            let read_due = Some(self.read_due()).filter(|due| *due > now);
+            let may_read = phase == Phase::Serving && read_due.is_none();
+            let due = [self.flush_due, read_due].into_iter().flatten();
+            let due = due.fold(self.windows_due, Instant::min);
+            tokio::select! {
+                biased;
+                () = self.outbox.changed() => {}
+                _ = self.phase.changed() => {}
+                () = tokio::time::sleep_until(due) => self.maintain(Instant::now()),
+                request = self.inbound.message(), if may_read => {
+                    if let Err(status) = self.accept(request) {
+                        self.has_ended = true;
+                        return Some(Err(status));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns when the next request may be read: a host may be ahead of its allowance by
+    /// [`ALLOWANCE_BURST`].
+    fn read_due(&self) -> Instant {
+        self.paid_until
+            .checked_sub(ALLOWANCE_BURST)
+            .unwrap_or(self.paid_until)
+    }
+
+    fn pay(&mut self, bytes: usize, now: Instant) {
+        if let Some(bytes_per_s) = self.host.bytes_per_s() {
+            let nanos = bytes as u128 * 1_000_000_000 / u128::from(bytes_per_s);
+            let time = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+            self.paid_until = self.paid_until.max(now) + time;
+        }
+    }
+
+    /// Takes a request in. Lanes are woken once for all its events, so that they share batches.
+    fn accept(&mut self, request: Result<Option<ShipRequest>, Status>) -> Result<(), Status> {
+        let Some(request) = request? else {
+            self.has_ended = true;
+            return Ok(());
+        };
+        let now = Instant::now();
+        let mut touched = Lanes::default();
+        for event in request.events {
+            match event.kind {
+                // Of a kind that a later version knows.
+                None => {}
+                Some(Kind::Open(open)) => self.open(*open)?,
+                Some(Kind::Chunk(chunk)) => self.chunk(&chunk, now, &mut touched)?,
+                Some(Kind::Hole(hole)) => self.hole(&hole, now, &mut touched)?,
+                Some(Kind::Finish(finish)) => self.finish(&finish, now, &mut touched)?,
+            }
+        }
+        touched.wake();
+        Ok(())
+    }
+
+    fn open(&mut self, open: Open) -> Result<(), Status> {
+        if self.streams.len() >= STREAMS_PER_CALL_MAX {
+            let rule = format!("a call has at most {STREAMS_PER_CALL_MAX} streams");
+            return Err(Status::resource_exhausted(rule));
+        }
+        if self.streams.contains_key(&open.stream) {
+            return Err(broken(open.stream, "is opened twice"));
+        }
+        let (number, journal_id) = (open.stream, open.journal_id.clone());
+        match self.try_open(open) {
+            Ok(stream) => {
+                let window_bytes = stream.window.announced();
+                self.streams.insert(number, stream);
+                self.ingest.metrics.streams.inc();
+                self.outbox.open(Opened {
+                    stream: number,
+                    window_bytes,
+                });
+            }
+            Err(faults) => {
+                let reason = faults.join("; ");
+                warn!(journal_id, %reason, "stream refused");
+                self.outbox.refuse(Refused {
+                    stream: number,
+                    reason,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn try_open(&self, open: Open) -> Result<OpenStream, Vec<String>> {
+        let (opts, key) = self.ingest.router.route(&open.log_opts)?;
+        let faults = self
+            .host
+            .faults(&open.host, &key.target.topic_id, &key.credentials);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let permit = self.host.open_stream().map_err(|fault| vec![fault])?;
+        let container = open.container.unwrap_or_default();
+        let origin = Origin {
+            container: &container,
+            host: &open.host,
+            journal_id: &open.journal_id,
+            resume_offset: open.resume_offset,
+        };
+        let formatter = Formatter::new(&opts, &origin).map_err(|error| error.faults)?;
+        info!(
+            host = open.host,
+            container = container.name,
+            journal_id = open.journal_id,
+            topic_id = key.target.topic_id,
+            resume_offset = open.resume_offset,
+            "stream opened"
+        );
+        let stream = Arc::new(Stream::new(
+            open.stream,
+            new_context_id(),
+            open.host,
+            formatter.log_tags().to_vec(),
+            Arc::clone(&self.outbox),
+        ));
+        let (lane, slot) = self.ingest.lanes.join(&key, stream);
+        Ok(OpenStream {
+            formatter,
+            lane,
+            slot,
+            window: Window::new(Arc::clone(&self.ingest.budget), open.resume_offset),
+            next_offset: open.resume_offset,
+            settled_offset: open.resume_offset,
+            end_offset: None,
+            _permit: permit,
+        })
+    }
+
+    fn chunk(&mut self, chunk: &Chunk, now: Instant, touched: &mut Lanes) -> Result<(), Status> {
+        // Events of a stream that was refused cross the refusal on their way.
+        let Some(stream) = self.streams.get_mut(&chunk.stream) else {
+            return Ok(());
+        };
+        stream.expect(chunk.stream, chunk.first_offset)?;
+        let mut out = Out::new(&self.ingest, now, chunk.frames.len());
+        let mut rest: &[u8] = &chunk.frames;
+        let mut entry_count = 0;
+        while !rest.is_empty() {
+            let Decoded::Frame { entry, frame_bytes } = frame::decode(rest) else {
+                return Err(broken(
+                    chunk.stream,
+                    "sent a chunk that does not end with a frame",
+                ));
+            };
+            rest = rest.get(frame_bytes..).unwrap_or_default();
+            entry_count += 1;
+            stream.push(entry, frame_bytes, &mut out);
+        }
+        stream.send(&mut out);
+        if let Some(window_bytes) = stream.window.hold(stream.settled_offset) {
+            self.outbox.resize(chunk.stream, window_bytes);
+        }
+        self.ingest.metrics.received_entries.inc_by(entry_count);
+        touched.add(&stream.lane);
+        self.note_flush(chunk.stream);
+        self.pay(chunk.frames.len(), now);
+        Ok(())
+    }
+
+    /// Makes a hole visible in CLS, at its place in the stream.
+    fn hole(&mut self, hole: &Hole, now: Instant, touched: &mut Lanes) -> Result<(), Status> {
+        let Some(stream) = self.streams.get_mut(&hole.stream) else {
+            return Ok(());
+        };
+        stream.expect(hole.stream, hole.first_offset)?;
+        if hole.end_offset < hole.first_offset {
+            return Err(broken(
+                hole.stream,
+                "reports a hole that ends before it begins",
+            ));
+        }
+        self.ingest.metrics.dropped_entries.inc_by(hole.entries);
+        let mut out = Out::new(&self.ingest, now, 0);
+        stream.formatter.push_hole(hole, &mut out.records);
+        stream.next_offset = hole.end_offset;
+        stream.send(&mut out);
+        touched.add(&stream.lane);
+        Ok(())
+    }
+
+    fn finish(&mut self, finish: &Finish, now: Instant, touched: &mut Lanes) -> Result<(), Status> {
+        let Some(stream) = self.streams.get_mut(&finish.stream) else {
+            return Ok(());
+        };
+        stream.expect(finish.stream, finish.end_offset)?;
+        let mut out = Out::new(&self.ingest, now, 0);
+        stream.formatter.finish(now, &mut out.records);
+        stream.end_offset = Some(finish.end_offset);
+        stream.send(&mut out);
+        touched.add(&stream.lane);
+        Ok(())
+    }
+
+    /// Keeps windows and streams in step with what the driver is about to be told.
+    fn follow(&mut self, response: &ShipResponse) {
+        for ack in &response.acks {
+            let Some(stream) = self.streams.get_mut(&ack.stream) else {
+                continue;
+            };
+            if let Some(window_bytes) = stream.window.acknowledge(ack.offset) {
+                self.outbox.resize(ack.stream, window_bytes);
+            }
+            if stream.end_offset.is_some_and(|end| ack.offset >= end) {
+                self.close(ack.stream);
+            }
+        }
+    }
+
+    fn close(&mut self, number: u32) {
+        if let Some(stream) = self.streams.remove(&number) {
+            self.ingest.lanes.leave(&stream.lane, stream.slot);
+            self.ingest.metrics.streams.dec();
+        }
+    }
+
+    /// Flushes records that waited long enough for the rest of themselves, and looks at windows.
+    fn maintain(&mut self, now: Instant) {
+        if self.flush_due.is_some_and(|due| due <= now) {
+            let mut touched = Lanes::default();
+            for stream in self.streams.values_mut() {
+                if stream.formatter.next_due().is_some_and(|due| due <= now) {
+                    let mut out = Out::new(&self.ingest, now, 0);
+                    stream.formatter.flush_due(now, &mut out.records);
+                    stream.send(&mut out);
+                    touched.add(&stream.lane);
+                }
+            }
+            touched.wake();
+            self.flush_due = self
+                .streams
+                .values()
+                .filter_map(|stream| stream.formatter.next_due())
+                .min();
+        }
+        if self.windows_due <= now {
+            for (number, stream) in &mut self.streams {
+                if let Some(window_bytes) = stream.window.shrink_if_idle() {
+                    self.outbox.resize(*number, window_bytes);
+                }
+            }
+            self.windows_due = now + WINDOW_PERIOD;
+        }
+    }
+
+    fn note_flush(&mut self, number: u32) {
+        let due = self
+            .streams
+            .get(&number)
+            .and_then(|stream| stream.formatter.next_due());
+        self.flush_due = [self.flush_due, due].into_iter().flatten().min();
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let numbers: Vec<u32> = self.streams.keys().copied().collect();
+        for number in numbers {
+            self.close(number);
+        }
+        self.ingest.metrics.hosts.dec();
+    }
+}
+
+impl OpenStream {
+    fn expect(&self, number: u32, offset: u64) -> Result<(), Status> {
+        if self.end_offset.is_some() {
+            return Err(broken(number, "sent an event after its finish"));
+        }
+        if offset != self.next_offset {
+            let expected = self.next_offset;
+            let what = format!("continues at offset {offset}, expected {expected}");
+            return Err(broken(number, &what));
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, entry: &[u8], frame_bytes: usize, out: &mut Out<'_>) {
+        let offset = self.next_offset;
+        self.next_offset += frame_bytes as u64;
+        let view = EntryView::parse(entry).unwrap_or_else(|error| {
+            // The bytes are all there is, so they are what arrives; dropping them helps nobody.
+            out.ingest.metrics.malformed_entries.inc();
+            warn!(%error, "entry is malformed, it is delivered as it is");
+            let time_nano = out.ingest.clock.unix_ms().saturating_mul(1_000_000);
+            EntryView {
+                source: Source::Stdout,
+                time_nano,
+                line: entry,
+                partial: None,
+            }
+        });
+        out.prepare();
+        let mark = out.records.mark();
+        let formatter = &mut self.formatter;
+        formatter.push(offset, self.next_offset, &view, out.now, &mut out.records);
+        if out.is_beyond() {
+            // The newest records go into a piece of their own, and what settled with them as well.
+            let newest = out.records.split_off(mark);
+            self.hand_over(out, self.settled_offset);
+            out.records = newest;
+        }
+        if out.is_full() {
+            self.send(out);
+        }
+    }
+
+    /// Hands to the lane what there is, with all that has settled, and begins a new piece.
+    fn send(&mut self, out: &mut Out<'_>) {
+        self.hand_over(out, self.formatter.settled_offset());
+    }
+
+    fn hand_over(&mut self, out: &mut Out<'_>, settled_offset: u64) {
+        self.settled_offset = settled_offset;
+        let Records { bytes, counts } = std::mem::take(&mut out.records);
+        out.ingest
+            .metrics
+            .filtered_entries
+            .inc_by(counts.filtered_entries);
+        self.window.receive(self.next_offset, bytes.len() as u64);
+        let progress = Progress {
+            offset: settled_offset,
+            delivered_entries: counts.delivered_entries,
+            filtered_entries: counts.filtered_entries,
+            dead_lettered_entries: 0,
+        };
+        if counts.logs == 0 {
+            self.lane.settle(self.slot, progress);
+            out.ingest.buffers.give(bytes);
+        } else {
+            let piece = Piece {
+                logs: bytes,
+                log_count: counts.logs,
+                progress,
+            };
+            self.lane.push(self.slot, piece, out.now);
+        }
+    }
+}
+
+/// How far a piece may exceed its bound by its last record, before that one is moved on.
+const PIECE_EXCESS_BYTES_MAX: usize = 64 << 10;
+
+/// A chunk at least this large formats into a used buffer. A smaller one gets a buffer of its own
+/// size: thousands of quiet streams must not sit on buffers that a busy one has grown.
+const USED_BUFFER_BYTES_MIN: usize = 64 << 10;
+
+/// Where a stream's records gather until they are a piece.
+struct Out<'a> {
+    ingest: &'a Ingest,
+    records: Records,
+    now: Instant,
+    is_large: bool,
+}
+
+impl<'a> Out<'a> {
+    /// Makes room for the records of `frames_bytes` of entries.
+    fn new(ingest: &'a Ingest, now: Instant, frames_bytes: usize) -> Self {
+        let is_large = frames_bytes >= USED_BUFFER_BYTES_MIN;
+        let buffer = if is_large {
+            Vec::new()
+        } else {
+            Vec::with_capacity(frames_bytes * 3 / 2)
+        };
+        Self {
+            ingest,
+            records: Records {
+                bytes: buffer,
+                ..Records::default()
+            },
+            now,
+            is_large,
+        }
+    }
+
+    /// Takes a used buffer only when there is something to put into it.
+    fn prepare(&mut self) {
+        if self.is_large && self.records.bytes.capacity() == 0 {
+            self.records.bytes = self.ingest.buffers.take();
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.records.bytes.len() >= self.ingest.piece_bytes_max
+            || self.records.counts.logs >= self.ingest.piece_logs_max
+    }
+
+    /// Returns whether the last call added more than a batch has room for, so that it must go into
+    /// a piece of its own.
+    fn is_beyond(&self) -> bool {
+        self.records.bytes.len() > self.ingest.piece_bytes_max + PIECE_EXCESS_BYTES_MAX
+            || self.records.counts.logs > self.ingest.piece_logs_max
+    }
+}
+
+/// The lanes that a request touched, each once.
+#[derive(Default)]
+struct Lanes(Vec<Arc<Lane>>);
+
+impl Lanes {
+    fn add(&mut self, lane: &Arc<Lane>) {
+        if !self.0.iter().any(|known| Arc::ptr_eq(known, lane)) {
+            self.0.push(Arc::clone(lane));
+        }
+    }
+
+    fn wake(&self) {
+        self.0.iter().for_each(|lane| lane.wake());
+    }
+}
+
+fn broken(number: u32, what: &str) -> Status {
+    Status::invalid_argument(format!("stream {number} {what}"))
+}

@@ -1,0 +1,432 @@
+//! Tenants: who a host is, and what it may do.
+//!
+//! A host shows itself by its certificate, by a bearer token, or, on the unix socket, by the user
+//! that the kernel names. The first tenant of the configuration whose identity fits is the host's
+//! tenant; no fit means that the call is refused. A tenant's bounds are checked when a stream opens
+//! and in `Check`; the reason goes to the driver, which keeps the journal and asks again.
+//!
+//! Without any tenant in the configuration, root on the unix socket may do everything and nobody
+//! else anything.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use subtle::ConstantTimeEq as _;
+use tracing::error;
+use wildmatch::WildMatch;
+
+use crate::Chain;
+use crate::credentials::{CredentialRef, Secret};
+use crate::watched::Watched;
+
+/// How a tenant's hosts show themselves.
+#[derive(Debug)]
+pub enum Identity {
+    /// A client certificate with a DNS name that fits.
+    Certificate(WildMatch),
+    /// A bearer token, which stands in a file.
+    Token(Watched<Secret>),
+    /// A user on the unix socket.
+    UnixUid(u32),
+    /// Anyone who can connect: for networks that are trusted as a whole.
+    Anyone,
+}
+
+/// What a configuration says of a tenant. Empty lists of topics, credentials or hosts allow all;
+/// a host with a certificate must always bear one of its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantConfig {
+    /// Its name, for messages.
+    pub name: String,
+    /// How its hosts show themselves.
+    pub identity: IdentityConfig,
+    /// Host names it may use.
+    pub hosts: Vec<String>,
+    /// Topics it may write to.
+    pub topics: Vec<String>,
+    /// Credential sources it may use; a container's own keys are not among them.
+    pub credentials: Vec<String>,
+    /// Open streams of all its hosts together.
+    pub streams_max: usize,
+    /// Bytes of entries a second of each of its hosts; `None` for no limit.
+    pub bytes_per_s: Option<u64>,
+}
+
+/// What a configuration says of an identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdentityConfig {
+    /// Pattern of a certificate's DNS name.
+    Certificate(String),
+    /// File that holds a bearer token.
+    TokenFile(PathBuf),
+    /// A user on the unix socket.
+    UnixUid(u32),
+    /// Anyone who can connect.
+    Anyone,
+}
+
+/// What is known of a peer.
+#[derive(Debug, Default)]
+pub struct Peer {
+    /// Its user, if it came over the unix socket.
+    pub unix_uid: Option<u32>,
+    /// The DNS names of its certificate, which the TLS library has verified.
+    pub certificate_names: Vec<String>,
+    /// The token it sent.
+    pub token: Option<Secret>,
+}
+
+/// A tenant.
+#[derive(Debug)]
+pub struct Tenant {
+    name: String,
+    identity: Identity,
+    hosts: Vec<WildMatch>,
+    topics: Vec<WildMatch>,
+    credentials: Vec<WildMatch>,
+    streams_max: usize,
+    bytes_per_s: Option<u64>,
+    stream_count: AtomicUsize,
+}
+
+/// A host of a tenant, for the length of a call.
+#[derive(Debug, Clone)]
+pub struct Host {
+    tenant: Arc<Tenant>,
+    certificate_names: Vec<String>,
+}
+
+/// One of a tenant's streams; dropping it makes room for another one.
+#[derive(Debug)]
+pub struct StreamPermit(Arc<Tenant>);
+
+impl Drop for StreamPermit {
+    fn drop(&mut self) {
+        self.0.stream_count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// All tenants, in the configuration's order.
+#[derive(Debug)]
+pub struct Tenants(Vec<Arc<Tenant>>);
+
+/// Why a call is refused. Which tenants exist is not said to strangers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AdmitError {
+    /// Over the unix socket.
+    #[error(
+        "no tenant of the shipper is for uid {uid} on the unix socket; without [[tenants]] it must be root"
+    )]
+    Unix {
+        /// The peer's user.
+        uid: u32,
+    },
+    /// With a token that fits nobody.
+    #[error(
+        "the token is not that of any tenant of the shipper; compare SHIPPER_TOKEN_FILE with token_file"
+    )]
+    Token,
+    /// With a certificate that fits nobody.
+    #[error("the certificate's names are not those of any tenant of the shipper")]
+    Certificate,
+    /// With nothing.
+    #[error(
+        "the shipper wants a client certificate or a bearer token: set SHIPPER_CERT_FILE and SHIPPER_KEY_FILE, or SHIPPER_TOKEN_FILE"
+    )]
+    Nothing,
+}
+
+impl Tenants {
+    /// Makes the tenants; without any, root on the unix socket is the only one.
+    pub fn new(configs: &[TenantConfig]) -> Self {
+        let local = [TenantConfig {
+            name: "local".into(),
+            identity: IdentityConfig::UnixUid(0),
+            hosts: Vec::new(),
+            topics: Vec::new(),
+            credentials: Vec::new(),
+            streams_max: usize::MAX,
+            bytes_per_s: None,
+        }];
+        let configs = if configs.is_empty() { &local } else { configs };
+        Self(
+            configs
+                .iter()
+                .map(|config| Arc::new(Tenant::new(config)))
+                .collect(),
+        )
+    }
+
+    /// Returns the peer's host, of the first tenant that fits.
+    ///
+    /// # Errors
+    /// No tenant fits; the text says what the peer could show.
+    pub fn admit(&self, peer: &Peer) -> Result<Host, AdmitError> {
+        if let Some(tenant) = self.0.iter().find(|tenant| tenant.identity.fits(peer)) {
+            let tenant = Arc::clone(tenant);
+            return Ok(Host {
+                tenant,
+                certificate_names: peer.certificate_names.clone(),
+            });
+        }
+        Err(match peer {
+            Peer {
+                unix_uid: Some(uid),
+                ..
+            } => AdmitError::Unix { uid: *uid },
+            Peer { token: Some(_), .. } => AdmitError::Token,
+            Peer {
+                certificate_names, ..
+            } if !certificate_names.is_empty() => AdmitError::Certificate,
+            Peer { .. } => AdmitError::Nothing,
+        })
+    }
+}
+
+impl Identity {
+    fn new(config: &IdentityConfig) -> Self {
+        match config {
+            IdentityConfig::Certificate(pattern) => Self::Certificate(WildMatch::new(pattern)),
+            IdentityConfig::TokenFile(path) => Self::Token(Watched::new(vec![path.clone()])),
+            IdentityConfig::UnixUid(uid) => Self::UnixUid(*uid),
+            IdentityConfig::Anyone => Self::Anyone,
+        }
+    }
+
+    fn fits(&self, peer: &Peer) -> bool {
+        match self {
+            Self::Certificate(pattern) => peer
+                .certificate_names
+                .iter()
+                .any(|name| pattern.matches(name)),
+            Self::Token(file) => peer
+                .token
+                .as_ref()
+                .is_some_and(|token| is_token(file, token)),
+            Self::UnixUid(uid) => peer.unix_uid == Some(*uid),
+            Self::Anyone => true,
+        }
+    }
+}
+
+/// Compares in constant time. A file that can't be read fits nobody, and neither does an empty one.
+fn is_token(file: &Watched<Secret>, token: &Secret) -> bool {
+    let read = file.get(|paths| {
+        let text = paths
+            .first()
+            .map(std::fs::read_to_string)
+            .transpose()?
+            .unwrap_or_default();
+        Ok::<_, std::io::Error>(Secret::new(text.trim().to_owned()))
+    });
+    match read {
+        Ok(wanted) => {
+            let (wanted, token) = (wanted.expose().as_bytes(), token.expose().as_bytes());
+            !wanted.is_empty() && bool::from(wanted.ct_eq(token))
+        }
+        Err(error) => {
+            error!(path = %file.path().display(), error = %Chain(&error), "token file can't be read");
+            false
+        }
+    }
+}
+
+impl Tenant {
+    fn new(config: &TenantConfig) -> Self {
+        let patterns = |texts: &[String]| {
+            texts
+                .iter()
+                .map(|text| WildMatch::new(text))
+                .collect::<Vec<_>>()
+        };
+        Self {
+            name: config.name.clone(),
+            identity: Identity::new(&config.identity),
+            hosts: patterns(&config.hosts),
+            topics: patterns(&config.topics),
+            credentials: patterns(&config.credentials),
+            streams_max: config.streams_max,
+            bytes_per_s: config.bytes_per_s,
+            stream_count: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Host {
+    /// Returns the tenant's name.
+    pub fn tenant(&self) -> &str {
+        &self.tenant.name
+    }
+
+    /// Returns the bytes a second that the host may send.
+    pub fn bytes_per_s(&self) -> Option<u64> {
+        self.tenant.bytes_per_s
+    }
+
+    /// Returns what the host may not do of this, one sentence each.
+    pub fn faults(&self, host: &str, topic_id: &str, credentials: &CredentialRef) -> Vec<String> {
+        let mut faults = Vec::new();
+        let name = &self.tenant.name;
+        if !self.may_be(host) {
+            faults.push(format!(
+                "host name \"{host}\" is not one that tenant {name} may use"
+            ));
+        }
+        if !allows(&self.tenant.topics, topic_id) {
+            faults.push(format!(
+                "topic_id \"{topic_id}\" is not one that tenant {name} may use"
+            ));
+        }
+        if let CredentialRef::Named(source) = credentials
+            && !allows(&self.tenant.credentials, source)
+        {
+            faults.push(format!(
+                "credentials \"{source}\" are not ones that tenant {name} may use"
+            ));
+        }
+        faults
+    }
+
+    /// Takes one of the tenant's streams.
+    ///
+    /// # Errors
+    /// All are in use; the text says how many there are.
+    pub fn open_stream(&self) -> Result<StreamPermit, String> {
+        let streams_max = self.tenant.streams_max;
+        let take = |count: usize| (count < streams_max).then_some(count + 1);
+        match self
+            .tenant
+            .stream_count
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+        {
+            Ok(_) => Ok(StreamPermit(Arc::clone(&self.tenant))),
+            Err(_) => Err(format!(
+                "tenant {} has {streams_max} open streams, its bound (streams_max)",
+                self.tenant.name
+            )),
+        }
+    }
+
+    /// Returns whether the host may bear a name. One with a certificate bears one of the
+    /// certificate's: it can't claim another's.
+    pub fn may_be(&self, host: &str) -> bool {
+        let has_certificate = matches!(self.tenant.identity, Identity::Certificate(_));
+        if has_certificate && !self.certificate_names.iter().any(|name| name == host) {
+            return false;
+        }
+        allows(&self.tenant.hosts, host)
+    }
+}
+
+fn allows(patterns: &[WildMatch], text: &str) -> bool {
+    patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(name: &str, identity: IdentityConfig) -> TenantConfig {
+        TenantConfig {
+            name: name.into(),
+            identity,
+            hosts: Vec::new(),
+            topics: vec!["team-a-*".into()],
+            credentials: vec!["a".into()],
+            streams_max: 2,
+            bytes_per_s: None,
+        }
+    }
+
+    fn token(text: &str) -> Peer {
+        Peer {
+            token: Some(Secret::new(text.into())),
+            ..Peer::default()
+        }
+    }
+
+    fn certificate(name: &str) -> Peer {
+        Peer {
+            certificate_names: vec![name.into()],
+            ..Peer::default()
+        }
+    }
+
+    fn uid(uid: u32) -> Peer {
+        Peer {
+            unix_uid: Some(uid),
+            ..Peer::default()
+        }
+    }
+
+    #[test]
+    fn without_tenants_root_on_the_unix_socket_is_the_only_one() {
+        let tenants = Tenants::new(&[]);
+        let host = tenants.admit(&uid(0)).unwrap();
+        assert_eq!(
+            host.faults("any", "any", &CredentialRef::Named("any".into())),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            tenants.admit(&uid(1000)).unwrap_err(),
+            AdmitError::Unix { uid: 1000 }
+        );
+        assert_eq!(tenants.admit(&token("x")).unwrap_err(), AdmitError::Token);
+        assert_eq!(
+            tenants.admit(&certificate("h")).unwrap_err(),
+            AdmitError::Certificate
+        );
+        assert_eq!(
+            tenants.admit(&Peer::default()).unwrap_err(),
+            AdmitError::Nothing
+        );
+    }
+
+    #[test]
+    fn a_token_is_read_again_when_its_file_changes_and_an_empty_one_fits_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let tenants = Tenants::new(&[config("a", IdentityConfig::TokenFile(path.clone()))]);
+        assert!(tenants.admit(&token("one")).is_err(), "there is no file");
+        std::fs::write(&path, "one\n").unwrap();
+        assert_eq!(tenants.admit(&token("one")).unwrap().tenant(), "a");
+        std::fs::write(&path, "second").unwrap();
+        assert!(tenants.admit(&token("one")).is_err());
+        assert!(tenants.admit(&token("second")).is_ok());
+        std::fs::write(&path, "").unwrap();
+        assert!(tenants.admit(&token("")).is_err());
+    }
+
+    #[test]
+    fn a_certificate_bears_its_own_name_only() {
+        let tenants = Tenants::new(&[config("a", IdentityConfig::Certificate("web-*".into()))]);
+        let host = tenants.admit(&certificate("web-1")).unwrap();
+        let own = CredentialRef::Named("a".into());
+        assert_eq!(host.faults("web-1", "team-a-1", &own), Vec::<String>::new());
+        assert_eq!(
+            host.faults("web-2", "team-b-1", &CredentialRef::Named("b".into())),
+            [
+                "host name \"web-2\" is not one that tenant a may use",
+                "topic_id \"team-b-1\" is not one that tenant a may use",
+                "credentials \"b\" are not ones that tenant a may use",
+            ]
+        );
+        assert!(tenants.admit(&certificate("db-1")).is_err());
+    }
+
+    #[test]
+    fn streams_are_bounded_and_come_back() {
+        let tenants = Tenants::new(&[config("a", IdentityConfig::Anyone)]);
+        let host = tenants.admit(&Peer::default()).unwrap();
+        let _first = host.open_stream().unwrap();
+        let second = host.open_stream().unwrap();
+        let error = host.open_stream().unwrap_err();
+        assert_eq!(
+            error,
+            "tenant a has 2 open streams, its bound (streams_max)"
+        );
+        drop(second);
+        assert!(host.open_stream().is_ok());
+    }
+}

@@ -1,0 +1,238 @@
+//! TLS for the TCP listener: version 1.3, the server's certificate, and clients' certificates
+//! where a CA for them is set.
+//!
+//! Files are read again when they change, for the next connection; those that are open keep what
+//! they began with. A file that is replaced by a bad one leaves the last good state in use, and
+//! says so. Handshakes run beside each other, bounded in number and time, so that a peer that
+//! sends nothing keeps nobody else out.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tracing::{error, warn};
+
+use crate::Chain;
+use crate::watched::Watched;
+
+/// Handshakes under way; further connections wait in the kernel's queue.
+const HANDSHAKES_MAX: usize = 256;
+
+/// Bound of one handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time before accepting again when that failed, for example for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where the certificates stand, as PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate chain.
+    pub cert_file: PathBuf,
+    /// Its private key.
+    pub key_file: PathBuf,
+    /// CAs of clients' certificates; without it, clients show tokens.
+    pub client_ca_file: Option<PathBuf>,
+}
+
+/// Why there is no TLS configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file can't be read.
+    #[error("read a TLS file")]
+    Read(#[from] io::Error),
+    /// A file holds no PEM of the right kind.
+    #[error("TLS file {}", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rustls::pki_types::pem::Error,
+    },
+    /// Certificate and key do not belong together, or are of an unknown kind.
+    #[error("server certificate and key")]
+    Server(#[source] rustls::Error),
+    /// The client CA can't be used.
+    #[error("client CA file {}", path.display())]
+    ClientCa {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The server's side of TLS.
+#[derive(Debug)]
+pub struct ServerTls {
+    files: TlsFiles,
+    config: Watched<ServerConfig>,
+}
+
+impl ServerTls {
+    /// Makes it and reads the files for the first time.
+    ///
+    /// # Errors
+    /// A file can't be read or used.
+    pub fn new(files: TlsFiles) -> Result<Self, TlsError> {
+        let paths = [&files.cert_file, &files.key_file]
+            .into_iter()
+            .chain(&files.client_ca_file);
+        let config = Watched::new(paths.cloned().collect());
+        let tls = Self { files, config };
+        tls.config.get(|_| tls.read())?;
+        Ok(tls)
+    }
+
+    /// Returns the configuration of the next connection.
+    fn current(&self) -> Option<Arc<ServerConfig>> {
+        match self.config.get(|_| self.read()) {
+            Ok(config) => Some(config),
+            Err(error) => {
+                error!(error = %Chain(&error), "TLS files have changed and can't be used, the last good ones stay in use");
+                self.config.last()
+            }
+        }
+    }
+
+    fn read(&self) -> Result<ServerConfig, TlsError> {
+        let chain = certificates(&self.files.cert_file)?;
+        let key =
+            PrivateKeyDer::from_pem_file(&self.files.key_file).map_err(|source| TlsError::Pem {
+                path: self.files.key_file.clone(),
+                source,
+            })?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(TlsError::Server)?;
+        let builder = match &self.files.client_ca_file {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let refused = |reason: String| TlsError::ClientCa {
+                    path: path.clone(),
+                    reason,
+                };
+                let mut roots = RootCertStore::empty();
+                for certificate in certificates(path)? {
+                    roots
+                        .add(certificate)
+                        .map_err(|error| refused(error.to_string()))?;
+                }
+                // A client may show a token instead; who shows nothing is refused at the call,
+                // where the reason reaches it.
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                        .allow_unauthenticated()
+                        .build()
+                        .map_err(|error| refused(error.to_string()))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = builder
+            .with_single_cert(chain, key)
+            .map_err(TlsError::Server)?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
+    }
+}
+
+fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = |source| TlsError::Pem {
+        path: path.clone(),
+        source,
+    };
+    CertificateDer::pem_file_iter(path)
+        .map_err(pem)?
+        .collect::<Result<_, _>>()
+        .map_err(pem)
+}
+
+/// Returns the DNS names of a verified certificate.
+pub fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    webpki::EndEntityCert::try_from(certificate)
+        .map(|parsed| parsed.valid_dns_names().map(str::to_owned).collect())
+        .unwrap_or_default()
+}
+
+/// Accepts connections until nobody takes them any more.
+pub async fn accept(
+    listener: TcpListener,
+    tls: ServerTls,
+    accepted: mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
+) {
+    let permits = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let failures = Arc::new(AtomicU64::new(0));
+    let mut handshakes = JoinSet::new();
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+            return;
+        };
+        let connection = tokio::select! {
+            connection = listener.accept() => connection,
+            () = accepted.closed() => return,
+        };
+        while handshakes.try_join_next().is_some() {}
+        let (stream, peer) = match connection {
+            Ok(connection) => connection,
+            Err(error) => {
+                warn!(%error, "can't accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(config) = tls.current() else {
+            continue;
+        };
+        let (accepted, failures) = (accepted.clone(), Arc::clone(&failures));
+        handshakes.spawn(async move {
+            let _permit = permit;
+            let handshake = TlsAcceptor::from(config).accept(stream);
+            let reason = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+                Ok(Ok(stream)) => {
+                    // The server is stopping if it does not take the connection.
+                    accepted.send(Ok(stream)).await.ok();
+                    return;
+                }
+                Ok(Err(error)) => explain(&error),
+                Err(_) => "the peer did not finish it in time".to_owned(),
+            };
+            let count = failures.fetch_add(1, Ordering::Relaxed) + 1;
+            if count.is_power_of_two() {
+                warn!(%peer, reason, failures = count, "TLS handshake failed");
+            }
+        });
+    }
+}
+
+/// Says what a handshake's failure means, and what to do.
+fn explain(error: &io::Error) -> String {
+    let hint = match error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+    {
+        Some(rustls::Error::InvalidMessage(_)) => {
+            "; the peer speaks no TLS: its SHIPPER must begin with https://"
+        }
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            "; the peer's certificate must be valid now and signed by client_ca_file"
+        }
+        Some(rustls::Error::AlertReceived(_)) => {
+            "; the peer does not trust this server: its SHIPPER_CA_FILE must hold the CA of \
+             cert_file, and cert_file must name the host that SHIPPER names"
+        }
+        _ => "",
+    };
+    format!("{error}{hint}")
+}

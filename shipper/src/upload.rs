@@ -1,0 +1,489 @@
+//! Uploads: from a lane's sealed batches to CLS's 200, and from there to the acknowledgement.
+//!
+//! Each batch has a task of its own that tries until CLS takes it: jittered backoff, credentials
+//! taken anew for each attempt. What an operator must repair holds the lane, whose streams then get
+//! no more credit, and their bytes wait in the journals of their hosts. What CLS refuses for its
+//! size or content is halved until the record at fault is alone, and that one goes to the
+//! dead-letter store; where there is no store, or it is full, the lane holds. How many batches a lane has in flight adapts to what CLS answers.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::backoff::Backoff;
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use crate::ack::Ticket;
+use crate::buffers::Buffers;
+use crate::clock::WallClock;
+use crate::cls::body::LogGroupList;
+use crate::cls::client::{Body, Client};
+use crate::cls::compress::Compression;
+use crate::cls::disposition::{Answer, Disposition, Outcome, disposition};
+use crate::cls::encode::{GroupHead, append_group};
+use crate::credentials::CredentialStore;
+use crate::dead_letter::{DeadLetters, Reason};
+use crate::lane::{Group, Lane, Next, Stream, new_context_id};
+use crate::metrics::Metrics;
+use crate::tasks::Tasks;
+
+/// The first delay after a failure, before jitter.
+const BACKOFF_BASE: Duration = Duration::from_millis(200);
+
+/// The longest delay: an outage that ends is noticed within it.
+const BACKOFF_CAP: Duration = Duration::from_secs(30);
+
+/// How uploads get at what they need.
+#[derive(Debug)]
+pub struct Uploader {
+    /// Connections to CLS.
+    pub client: Client,
+    /// Key pairs.
+    pub credentials: Arc<CredentialStore>,
+    /// Wall clock, for signatures.
+    pub clock: WallClock,
+    /// Compression of bodies.
+    pub compression: Compression,
+    /// Upper bound of requests in flight per lane.
+    pub concurrency_max: usize,
+    /// Where records go that CLS will never take, if there is such a place.
+    pub dead_letters: Option<Arc<DeadLetters>>,
+    /// Where batches in flight run.
+    pub tasks: Arc<Tasks>,
+    /// Buffers of records and bodies.
+    pub buffers: Arc<Buffers>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// How many requests a lane may have in flight: one more per round of successes, half as many
+/// after an overload (AIMD, as in TCP).
+#[derive(Debug)]
+struct Concurrency {
+    limit: usize,
+    limit_max: usize,
+    success_count: usize,
+}
+
+impl Concurrency {
+    fn new(limit_max: usize) -> Self {
+        Self {
+            limit: limit_max,
+            limit_max,
+            success_count: 0,
+        }
+    }
+
+    fn on_success(&mut self) {
+        self.success_count += 1;
+        if self.success_count >= self.limit && self.limit < self.limit_max {
+            self.limit += 1;
+            self.success_count = 0;
+        }
+    }
+
+    fn on_overload(&mut self) {
+        self.limit = (self.limit / 2).max(1);
+        self.success_count = 0;
+    }
+}
+
+/// A batch, or what is left of it after cuts: one request.
+struct Part {
+    body: Body,
+    /// Bytes before compression.
+    bytes: usize,
+    log_count: usize,
+    /// Index of its first group in the batch.
+    first_group: usize,
+}
+
+/// What remains of a group once it is encoded.
+struct Sent {
+    stream: Arc<Stream>,
+    ticket: Ticket,
+    log_count: usize,
+    dead_log_count: usize,
+}
+
+/// How the attempts to send a part ended.
+enum End {
+    Delivered,
+    /// CLS will not take it as it is, but maybe a half of it.
+    Refused(Reason),
+    /// The container's own limit of attempts is reached.
+    GivenUp(Reason),
+}
+
+impl Uploader {
+    /// Runs a lane until it is closed and empty.
+    pub async fn run_lane(self: Arc<Self>, lane: Arc<Lane>) {
+        let concurrency = Arc::new(Mutex::new(Concurrency::new(self.concurrency_max)));
+        loop {
+            let in_flight_max = locked(&concurrency).limit;
+            match lane.next(Instant::now(), in_flight_max) {
+                Next::Batch(groups) => {
+                    let (uploader, lane) = (Arc::clone(&self), Arc::clone(&lane));
+                    let concurrency = Arc::clone(&concurrency);
+                    self.tasks.spawn(async move {
+                        // Released also by a panic or an abort: the lane must not leak the slot.
+                        let _in_flight = InFlight(&lane);
+                        uploader.deliver(&lane, groups, &concurrency).await;
+                    });
+                }
+                Next::WaitUntil(due) => {
+                    // Both arms only lead to another look.
+                    tokio::select! {
+                        () = lane.changed() => {}
+                        () = tokio::time::sleep_until(due) => {}
+                    }
+                }
+                Next::Wait => lane.changed().await,
+                Next::End => return,
+            }
+        }
+    }
+
+    async fn deliver(&self, lane: &Lane, groups: Vec<Group>, concurrency: &Mutex<Concurrency>) {
+        let (whole, mut sent) = self.encode(groups);
+        let mut parts = vec![whole];
+        while let Some(part) = parts.pop() {
+            let reason = match self.deliver_part(lane, &part, concurrency).await {
+                End::Delivered => continue,
+                End::Refused(reason) => {
+                    if let Some([first, second]) = self.cut(&part) {
+                        parts.extend([second, first]);
+                        continue;
+                    }
+                    reason
+                }
+                End::GivenUp(reason) => reason,
+            };
+            if !self.bury(reason, &part, &mut sent).await {
+                tokio::time::sleep(BACKOFF_CAP).await;
+                parts.push(part);
+            }
+        }
+        for sent in sent {
+            // A log is one entry, except for joined ones; a group that is dead as a whole is exact.
+            let is_all = sent.dead_log_count == sent.log_count;
+            let dead_entries = if is_all {
+                u64::MAX
+            } else {
+                sent.dead_log_count as u64
+            };
+            let dead_entries = if sent.dead_log_count == 0 {
+                0
+            } else {
+                dead_entries
+            };
+            sent.stream.complete(sent.ticket, dead_entries);
+        }
+    }
+
+    /// Sends a part until CLS takes it or refuses it for good.
+    async fn deliver_part(
+        &self,
+        lane: &Lane,
+        part: &Part,
+        concurrency: &Mutex<Concurrency>,
+    ) -> End {
+        let topic_id = lane.key().target.topic_id.as_str();
+        let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP, self.clock.seed());
+        loop {
+            let Some(outcome) = self.attempt(lane, part).await else {
+                tokio::time::sleep(backoff.next_delay()).await;
+                continue;
+            };
+            let asked = disposition(&outcome);
+            self.metrics.count_request(topic_id, asked);
+            let mut delay = backoff.next_delay();
+            match asked {
+                Disposition::Delivered => break,
+                Disposition::Retry { after } => {
+                    locked(concurrency).on_overload();
+                    delay = delay.max(after.unwrap_or_default().min(BACKOFF_CAP));
+                }
+                Disposition::Split | Disposition::Bisect => {
+                    return End::Refused(reason(lane, outcome, asked));
+                }
+                // The next attempt takes a new snapshot of the credentials; a first refusal may
+                // only mean that they have just been rotated.
+                Disposition::RetryWithNewCredentials if backoff.attempt_count() == 1 => {
+                    delay = Duration::ZERO;
+                }
+                Disposition::RetryWithNewCredentials | Disposition::Hold => {}
+            }
+            report(lane, &outcome, asked, backoff.attempt_count(), delay);
+            if backoff.attempt_count() == lane.key().attempts_max {
+                return End::GivenUp(reason(lane, outcome, asked));
+            }
+            tokio::time::sleep(delay).await;
+        }
+        locked(concurrency).on_success();
+        if backoff.attempt_count() > 1 {
+            info!(
+                topic_id,
+                attempts = backoff.attempt_count(),
+                "upload succeeded after failures"
+            );
+        }
+        debug!(
+            topic_id,
+            logs = part.log_count,
+            bytes = part.bytes,
+            compressed_bytes = part.body.bytes.len(),
+            "batch delivered"
+        );
+        self.metrics
+            .count_delivery(topic_id, part.log_count, part.bytes);
+        End::Delivered
+    }
+
+    /// Cuts a part in two; `None` for a single log.
+    fn cut(&self, part: &Part) -> Option<[Part; 2]> {
+        let whole = self.open(part);
+        let group_count = whole.groups.len();
+        let halves = whole.halves(&new_context_id())?;
+        let mut first_group = part.first_group;
+        Some(halves.map(|half| {
+            let body = half.encode_to_vec();
+            let part = Part {
+                bytes: body.len(),
+                log_count: half.groups.iter().map(|group| group.logs.len()).sum(),
+                body: self.compress(&body),
+                first_group,
+            };
+            // The halves of a single group both belong to it.
+            first_group += if group_count > 1 {
+                half.groups.len()
+            } else {
+                0
+            };
+            part
+        }))
+    }
+
+    /// Puts a part into the dead-letter store; returns whether it is there.
+    async fn bury(&self, reason: Reason, part: &Part, sent: &mut [Sent]) -> bool {
+        let Some(store) = self.dead_letters.clone() else {
+            error!(
+                topic_id = reason.topic_id,
+                reason = reason.reason,
+                code = reason.code,
+                "records can't be delivered and no [dead_letter] store is configured, the lane holds"
+            );
+            return false;
+        };
+        let list = self.open(part);
+        let log_counts: Vec<usize> = list.groups.iter().map(|group| group.logs.len()).collect();
+        let now_ms = self.clock.unix_ms();
+        let why = reason.clone();
+        let stored = tokio::task::spawn_blocking(move || store.store(&reason, &list, now_ms)).await;
+        match stored {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                error!(error = %crate::Chain(&error), "dead letters can't be stored, the lane holds");
+                return false;
+            }
+            Err(error) => {
+                error!(%error, "dead letters can't be stored, the lane holds");
+                return false;
+            }
+        }
+        warn!(
+            topic_id = why.topic_id,
+            reason = why.reason,
+            code = why.code,
+            message = why.message,
+            request_id = why.request_id,
+            logs = part.log_count,
+            "records are in the dead-letter store"
+        );
+        self.metrics.dead_letters.inc_by(part.log_count as u64);
+        for (sent, log_count) in sent.iter_mut().skip(part.first_group).zip(log_counts) {
+            sent.dead_log_count += log_count;
+        }
+        true
+    }
+
+    /// Sends a part once; `None` if there are no credentials to sign with.
+    async fn attempt(&self, lane: &Lane, part: &Part) -> Option<Outcome> {
+        let key = lane.key();
+        let credentials = match self.credentials.snapshot(&key.credentials).await {
+            Ok(credentials) => credentials,
+            Err(error) => {
+                error!(topic_id = %key.target.topic_id, error = %crate::Chain(&error),
+                    "no credentials, the lane holds");
+                return None;
+            }
+        };
+        let now_s = self.clock.unix_s();
+        let outcome = self
+            .client
+            .upload(&key.target, &credentials, &part.body, key.timeout, now_s)
+            .await;
+        if disposition(&outcome) == Disposition::RetryWithNewCredentials {
+            self.credentials
+                .forget(&key.credentials, &credentials)
+                .await;
+        }
+        Some(outcome)
+    }
+
+    fn encode(&self, groups: Vec<Group>) -> (Part, Vec<Sent>) {
+        let mut body = self.buffers.take();
+        for group in &groups {
+            let head = GroupHead {
+                context_flow: &group.context_flow,
+                source: &group.stream.source,
+                log_tags: &group.stream.log_tags,
+                ..GroupHead::default()
+            };
+            append_group(
+                &mut body,
+                group.pieces.iter().map(|piece| piece.logs.as_slice()),
+                &head,
+            );
+        }
+        let sent: Vec<Sent> = groups.into_iter().map(|group| self.strip(group)).collect();
+        let part = Part {
+            bytes: body.len(),
+            log_count: sent.iter().map(|sent| sent.log_count).sum(),
+            body: self.compress(&body),
+            first_group: 0,
+        };
+        self.buffers.give(body);
+        (part, sent)
+    }
+
+    /// Gives a group's buffers back and keeps what its acknowledgement needs.
+    fn strip(&self, group: Group) -> Sent {
+        let log_count = group.pieces.iter().map(|piece| piece.log_count).sum();
+        group
+            .pieces
+            .into_iter()
+            .for_each(|piece| self.buffers.give(piece.logs));
+        Sent {
+            stream: group.stream,
+            ticket: group.ticket,
+            log_count,
+            dead_log_count: 0,
+        }
+    }
+
+    fn compress(&self, body: &[u8]) -> Body {
+        let mut scratch = self.buffers.take();
+        let compressed = self.compression.compress(body, &mut scratch);
+        self.buffers.give(scratch);
+        Body {
+            bytes: Bytes::from(compressed),
+            compression: self.compression,
+        }
+    }
+
+    /// Takes a part apart again.
+    fn open(&self, part: &Part) -> LogGroupList {
+        let body = part
+            .body
+            .compression
+            .decompress(&part.body.bytes, part.bytes);
+        LogGroupList::decode(body.as_slice()).expect("this process has encoded the body itself")
+    }
+}
+
+fn locked(concurrency: &Mutex<Concurrency>) -> MutexGuard<'_, Concurrency> {
+    concurrency.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn reason(lane: &Lane, outcome: Outcome, asked: Disposition) -> Reason {
+    let reason = match asked {
+        Disposition::Split => "size",
+        Disposition::Bisect => "content",
+        Disposition::Delivered
+        | Disposition::Retry { .. }
+        | Disposition::RetryWithNewCredentials
+        | Disposition::Hold => "retries",
+    };
+    let answer = match outcome {
+        Outcome::Answer(answer) => answer,
+        Outcome::Timeout => Answer {
+            message: "no answer in time".into(),
+            ..Answer::default()
+        },
+        Outcome::Transport(message) => Answer {
+            message,
+            ..Answer::default()
+        },
+    };
+    let target = &lane.key().target;
+    Reason {
+        reason: reason.to_owned(),
+        status: answer.status,
+        code: answer.code,
+        message: answer.message,
+        request_id: answer.request_id,
+        endpoint: target.endpoint.to_string(),
+        topic_id: target.topic_id.clone(),
+    }
+}
+
+struct InFlight<'a>(&'a Lane);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+/// Says what went wrong: the first failures, then ever more rarely, so that an outage of hours
+/// fills no disk.
+fn report(lane: &Lane, outcome: &Outcome, asked: Disposition, attempts: u32, delay: Duration) {
+    if !attempts.is_power_of_two() {
+        return;
+    }
+    let target = &lane.key().target;
+    let cause = describe(outcome);
+    let retry_ms = delay.as_millis();
+    match asked {
+        Disposition::Delivered | Disposition::Split | Disposition::Bisect => {}
+        Disposition::Retry { .. } => {
+            warn!(endpoint = %target.endpoint, topic_id = %target.topic_id,
+            attempts, retry_ms, %cause, "upload failed, retrying")
+        }
+        Disposition::RetryWithNewCredentials | Disposition::Hold => error!(
+            endpoint = %target.endpoint, topic_id = %target.topic_id, attempts, retry_ms, %cause,
+            "upload refused, the lane holds until this is repaired; nothing is dropped"),
+    }
+}
+
+fn describe(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Timeout => "no answer in time".to_owned(),
+        Outcome::Transport(cause) => cause.clone(),
+        Outcome::Answer(answer) => format!(
+            "status {} {} {} (request id {})",
+            answer.status, answer.code, answer.message, answer.request_id
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn concurrency_halves_on_overload_and_recovers_by_one_a_round() {
+        let mut concurrency = Concurrency::new(8);
+        concurrency.on_overload();
+        assert_eq!(concurrency.limit, 4);
+        (0..4).for_each(|_| concurrency.on_success());
+        assert_eq!(concurrency.limit, 5);
+        (0..10).for_each(|_| concurrency.on_overload());
+        assert_eq!(concurrency.limit, 1);
+        (0..1000).for_each(|_| concurrency.on_success());
+        assert_eq!(concurrency.limit, 8);
+    }
+}
