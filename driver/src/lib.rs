@@ -1,1 +1,194 @@
-//! The driver.
+//! The driver: a Docker logging plugin that moves bytes and understands none of them.
+//!
+//! ```text
+//! engine ──StartLogging──▶ plugin_api ──▶ containers (table on disk)
+//! FIFO ──splice──▶ fifo (pump thread) ──▶ journal ──▶ gather ──▶ forward ──gRPC──▶ shipper
+//!                                            ▲                      │
+//!                                            └────────ack───────────┘
+//! ```
+//!
+//! It holds no credential of the cloud and speaks to no one but the engine and the shipper. Three
+//! promises shape it: SIGKILL loses and repeats no byte of a FIFO; a FIFO is always read, whatever
+//! is down; nothing on the path of a container's start or stop waits for the network.
+
+mod config;
+mod containers;
+mod counters;
+mod fifo;
+mod forward;
+mod gather;
+mod journal;
+mod keeper;
+pub mod logging;
+mod plugin_api;
+mod start;
+
+pub use config::{Config, ConfigError, Endpoint, RawConfig, SETTINGS, Setting};
+pub use containers::TableError;
+pub use fifo::PumpError;
+pub use plugin_api::BindError;
+
+use containers::{Table, TableSettings};
+use fifo::{Pump, Signals};
+use forward::Forwarder;
+use journal::Budget;
+use keeper::Keeper;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// How long each step of a stop may take; the engine kills a plugin after 10 s.
+const STOP_STEP_MAX: Duration = Duration::from_millis(2500);
+
+/// Why the driver could not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The engine can't reach it.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// There is no place for its state.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// FIFOs can't be read.
+    #[error(transparent)]
+    Pump(#[from] PumpError),
+    /// One of its parts has ended. The engine starts it again, and it goes on from its table.
+    #[error("{0} has ended; see the message before")]
+    PartEnded(&'static str),
+}
+
+/// Runs the driver until `shutdown` resolves, then reads every FIFO empty, waits a moment for
+/// acknowledgements, syncs the journals, and returns.
+///
+/// # Errors
+/// See [`RunError`]. What was received is in the journals.
+///
+/// # Cancel safety
+/// Dropping it is like SIGKILL, but for the pump, which reads the FIFOs once more and ends.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    // First of all: the engine disables a plugin that does not listen.
+    let listener = plugin_api::bind(&config.plugin_socket)?;
+    let socket = config.plugin_socket.clone();
+    let signals = Arc::new(Signals::default());
+    let mut pump = Pump::start(Arc::clone(&signals), config.journal_block_max)?;
+    let budget = Arc::new(Budget::new(config.journal_total_bytes_max));
+    let (connected, checker) = forward::connection();
+    let settings = TableSettings {
+        state_dir: config.state_dir.clone(),
+        host_name: config.host_name.clone(),
+        journal_bytes_max: config.journal_bytes_max,
+    };
+    let opening = Table::open(
+        settings,
+        Arc::clone(&budget),
+        pump.handle(),
+        Arc::clone(&signals),
+        checker,
+    );
+    let table = Arc::new(opening.await?);
+    let keeper = Keeper {
+        table: Arc::clone(&table),
+        signals: Arc::clone(&signals),
+        budget,
+        state_dir: config.state_dir.clone(),
+        disk_free_bytes_min: config.disk_free_bytes_min,
+        sync: config.journal_sync,
+    };
+    let (stop, stopping) = watch::channel(false);
+    let mut parts = JoinSet::new();
+    let recovering = Arc::clone(&table);
+    parts.spawn_blocking(move || {
+        recovering.recover();
+        "recovery"
+    });
+    let served = Arc::clone(&table);
+    parts.spawn(async move {
+        plugin_api::serve(listener, served).await;
+        "the plugin API"
+    });
+    parts.spawn(named("the keeper", keeper.clone().run()));
+    let forwarder = Forwarder::new(config, table, signals, connected, stopping);
+    parts.spawn(named(FORWARDER, forwarder.run()));
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "driver started");
+
+    let ended = supervise(&mut parts, &mut pump, shutdown).await;
+    stop.send_replace(true);
+    stop_parts(&mut parts).await;
+    if tokio::time::timeout(STOP_STEP_MAX, pump.stop())
+        .await
+        .is_err()
+    {
+        tracing::warn!("a FIFO could not be read empty in time");
+    }
+    let synced = keeper::blocking(move || keeper.sync_all());
+    if tokio::time::timeout(STOP_STEP_MAX, synced).await.is_err() {
+        tracing::warn!("the journals could not be synced in time");
+    }
+    if let Err(error) = std::fs::remove_file(&socket) {
+        tracing::debug!(%error, "could not remove the plugin socket");
+    }
+    tracing::info!("driver stopped");
+    ended
+}
+
+const FORWARDER: &str = "the forwarder";
+
+async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
+    part.await;
+    name
+}
+
+/// Waits for the signal to stop, or for the end of a part that has none.
+async fn supervise(
+    parts: &mut JoinSet<&'static str>,
+    pump: &mut Pump,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            () = pump.ended() => return Err(RunError::PartEnded("the pump")),
+            Some(ended) = parts.join_next() => match ended {
+                Ok("recovery") => {}
+                Ok(name) => return Err(RunError::PartEnded(name)),
+                Err(error) => {
+                    tracing::error!(%error, "a part of the driver has panicked");
+                    return Err(RunError::PartEnded("a part"));
+                }
+            },
+        }
+    }
+}
+
+/// Lets the forwarder finish; what else runs, runs until then.
+async fn stop_parts(parts: &mut JoinSet<&'static str>) {
+    let finished = async {
+        while let Some(ended) = parts.join_next().await {
+            if matches!(ended, Ok(FORWARDER)) {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(STOP_STEP_MAX, finished).await.is_err() {
+        tracing::warn!("the forwarder did not finish in time");
+    }
+    parts.abort_all();
+}
+
+/// Shows an error with its causes, once each.
+pub(crate) struct Chain<'a, E>(pub(crate) &'a E);
+
+impl<E: std::error::Error> std::fmt::Display for Chain<'_, E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

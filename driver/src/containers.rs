@@ -1,0 +1,764 @@
+//! The table of containers: what the engine has said, on disk before it gets its answer.
+//!
+//! ```text
+//! STATE_DIR/                      0700
+//!   lock                          held by the one driver that works here
+//!   <journal id, 32 hex digits>/  one per stream: one FIFO, one start of a container
+//!     meta.json                   FIFO and container as the engine gave them, 0600
+//!     state                       acknowledged offset and counters (`journal/state.rs`)
+//!     <start offset, 20 digits>   segments (`journal.rs`)
+//! ```
+//!
+//! The engine names a FIFO once, in StartLogging, and never again: not when the driver restarts,
+//! crashes or is upgraded. So a stream lives from `meta.json` to the last acknowledgement:
+//!
+//! ```text
+//! start ──▶ FIFO read ──EOF──▶ journal drained ──last ack──▶ retired (folder removed)
+//! recovery ─▶ FIFO there: read on        FIFO gone: the journal is drained
+//! ```
+//!
+//! The key is the FIFO's path, not the container: live-restore starts a second stream for a
+//! container whose first one was never stopped. A repeated start for the same FIFO changes
+//! nothing. A start that writes nothing ships nothing and leaves nothing.
+
+use crate::counters::DropReason;
+use crate::fifo::{self, Fifo, FifoError, PumpHandle, Signals};
+use crate::forward::Checker;
+use crate::journal::medium::{Disk, STATE_FILE_NAME, segment_start};
+use crate::journal::{self, Appender, Bounds, Budget, Journal, Recovered};
+use crate::start::{Start, StartRequest, StreamOptions, new_journal_id};
+use proto::limits::OPEN_BYTES_MAX;
+use proto::log_opts::{LogOptsError, Mode};
+use proto::relay::{self, StreamReport};
+use rustix::fs::{FlockOperation, Mode as FileMode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Bound of a journal in memory (`no-file=true`), whatever its option says.
+const MEMORY_JOURNAL_BYTES_MAX: u64 = 16 << 20;
+
+/// Ids of stopped containers that are remembered, so that their restart is not taken for their
+/// first start.
+const RECENT_IDS_MAX: usize = 4096;
+
+/// Final counters of retired streams that wait for the next report.
+const FINAL_REPORTS_MAX: usize = 1024;
+
+/// How long StopLogging waits for the FIFO to be empty. The engine holds the container meanwhile.
+const STOP_WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// How long a request waits for recovery. The engine itself gives up after 30 s.
+const RECOVERY_WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// How long a starting driver waits for its predecessor to end.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Version of `meta.json`.
+pub(crate) const META_VERSION: u32 = 1;
+
+/// `meta.json`. What the engine gave stays as it was: another version may read more of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    pub(crate) version: u32,
+    pub(crate) journal_id: String,
+    pub(crate) file: String,
+    pub(crate) info: Box<RawValue>,
+}
+
+/// One stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    journal: Journal,
+    /// What `Open` says, but for the offset.
+    open: relay::Open,
+    mode: Mode,
+    file: PathBuf,
+    /// Removed with the stream; `None` for one that could not be read and is left as it is.
+    folder: Option<PathBuf>,
+    is_ready: AtomicBool,
+}
+
+impl Stream {
+    /// Returns its number in every call of this process.
+    pub(crate) fn number(&self) -> u32 {
+        self.open.stream
+    }
+
+    /// Returns its journal.
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Returns what a full journal does.
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Returns the FIFO's path.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Returns the container's full id.
+    pub(crate) fn container_id(&self) -> &str {
+        let container = self.open.container.as_ref();
+        container.map_or("", |container| &container.id)
+    }
+
+    /// Returns the message that opens it in a call.
+    pub(crate) fn open_message(&self) -> relay::Open {
+        relay::Open {
+            resume_offset: self.journal.acked(),
+            ..self.open.clone()
+        }
+    }
+
+    /// Marks it as having something to send; returns whether it was not marked.
+    pub(crate) fn set_ready(&self) -> bool {
+        !self.is_ready.swap(true, Ordering::AcqRel)
+    }
+
+    /// Takes the mark back, before what it has is looked at.
+    pub(crate) fn clear_ready(&self) {
+        self.is_ready.store(false, Ordering::Release);
+    }
+
+    /// Returns its counters.
+    pub(crate) fn report(&self) -> StreamReport {
+        let totals = self.journal.totals();
+        let container = self.open.container.as_ref();
+        let dropped = totals.settled.dropped.iter();
+        let dropped = dropped
+            .map(|(reason, entries): (DropReason, u64)| (reason.as_str().to_owned(), entries));
+        StreamReport {
+            journal_id: self.open.journal_id.clone(),
+            container_id: self.container_id().to_owned(),
+            container_name: container.map_or_else(String::new, |container| container.name.clone()),
+            received_entries: totals.received,
+            delivered_entries: totals.settled.delivered,
+            filtered_entries: totals.settled.filtered,
+            dead_lettered_entries: totals.settled.dead_lettered,
+            dropped_entries: dropped.collect(),
+            buffered_bytes: totals.buffered_bytes,
+        }
+    }
+}
+
+/// A container was not taken on. Nothing is left of the attempt; the text is what the user of
+/// `docker run` reads.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// The engine repeated a request without its body (moby `pkg/plugins/client.go`).
+    #[error("the request has no body")]
+    EmptyBody,
+    /// The body can't be read.
+    #[error("the request is not understood: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The request lacks what a stream needs.
+    #[error("the request's {field} is {value:?}, it must be {rule}")]
+    Field {
+        /// Which.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What it should be.
+        rule: &'static str,
+    },
+    /// The log options are bad.
+    #[error(transparent)]
+    Options(#[from] LogOptsError),
+    /// The container says more of itself than a message carries.
+    #[error(
+        "log options and details of the container are {bytes} bytes, the limit is {OPEN_BYTES_MAX}"
+    )]
+    TooLarge {
+        /// Bytes.
+        bytes: usize,
+    },
+    /// The shipper says that the options can't work.
+    #[error("{}", .faults.join("; "))]
+    Refused {
+        /// The faults, one sentence each.
+        faults: Vec<String>,
+    },
+    /// The FIFO can't be read.
+    #[error("{}", crate::Chain(.0))]
+    Fifo(#[from] FifoError),
+    /// The container could not be recorded.
+    #[error("could not record the container in {}: {source}", folder.display())]
+    Record {
+        /// The stream's folder.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The journal could not be opened.
+    #[error("{}", crate::Chain(.0))]
+    Journal(#[from] journal::OpenError),
+    /// The table is still being read from a slow disk.
+    #[error("the driver is still recovering its journals")]
+    Recovering,
+}
+
+/// The table could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// The state folder can't be used.
+    #[error("could not use state folder {}: {source}", folder.display())]
+    StateDir {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another driver works in it.
+    #[error("another driver works in state folder {}", folder.display())]
+    Locked {
+        /// The folder.
+        folder: PathBuf,
+    },
+}
+
+/// What the table needs to know of the settings.
+#[derive(Debug, Clone)]
+pub(crate) struct TableSettings {
+    /// Folder of the table.
+    pub(crate) state_dir: PathBuf,
+    /// Host name in every `Open`.
+    pub(crate) host_name: String,
+    /// Bound of a journal whose container sets none.
+    pub(crate) journal_bytes_max: u64,
+}
+
+/// All streams of the host.
+#[derive(Debug)]
+pub(crate) struct Table {
+    settings: TableSettings,
+    budget: Arc<Budget>,
+    pump: PumpHandle,
+    signals: Arc<Signals>,
+    checker: Checker,
+    streams: Mutex<Streams>,
+    next_number: AtomicU32,
+    has_recovered: watch::Sender<bool>,
+    /// Held as long as anyone works with a stream.
+    _lock: OwnedFd,
+}
+
+/// The stream of a FIFO. Locked while it is created: who repeats the start waits, on a blocking
+/// thread, and finds it.
+type FileSlot = Arc<Mutex<Option<Arc<Stream>>>>;
+
+#[derive(Debug, Default)]
+struct Streams {
+    by_number: HashMap<u32, Arc<Stream>>,
+    by_file: HashMap<String, FileSlot>,
+    recent_ids: VecDeque<String>,
+    final_reports: VecDeque<StreamReport>,
+}
+
+impl Table {
+    /// Opens the state folder, and waits for a predecessor that is about to end.
+    ///
+    /// # Errors
+    /// See [`TableError`].
+    pub(crate) async fn open(
+        settings: TableSettings,
+        budget: Arc<Budget>,
+        pump: PumpHandle,
+        signals: Arc<Signals>,
+        checker: Checker,
+    ) -> Result<Self, TableError> {
+        let folder = settings.state_dir.clone();
+        let lock_file = lock_state_dir(&folder).await?;
+        Ok(Self {
+            settings,
+            budget,
+            pump,
+            signals,
+            checker,
+            streams: Mutex::default(),
+            next_number: AtomicU32::new(1),
+            has_recovered: watch::Sender::new(false),
+            _lock: lock_file,
+        })
+    }
+
+    /// Takes on a container: records it, opens its FIFO, and reads from then on. Returns when the
+    /// record is on stable storage. Waits for no one but the disk, and for a connected shipper's
+    /// word at most [`Checker::ANSWER_WAIT_MAX`].
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub(crate) async fn start(self: &Arc<Self>, body: &[u8]) -> Result<(), StartError> {
+        if body.is_empty() {
+            return Err(StartError::EmptyBody);
+        }
+        let request: StartRequest = serde_json::from_slice(body)?;
+        let start = Start::check(request, &self.settings.host_name)?;
+        if !self.recovered().await {
+            return Err(StartError::Recovering);
+        }
+        self.check_with_shipper(&start).await?;
+        let table = Arc::clone(self);
+        // A request that the engine gives up on must not leave half a stream: this runs to its end.
+        let created = tokio::task::spawn_blocking(move || table.find_or_create(start));
+        let stream = created.await.unwrap_or_else(|error| {
+            Err(StartError::Record {
+                folder: self.settings.state_dir.clone(),
+                source: std::io::Error::other(error),
+            })
+        })?;
+        tracing::info!(
+            container = stream.container_id(),
+            stream = stream.number(),
+            "logging started"
+        );
+        Ok(())
+    }
+
+    /// Reads a container's FIFO empty. What its writer still writes, and its end, are awaited in
+    /// the background: the engine closes it after the answer. A FIFO that is not known is no
+    /// fault: the engine asks again for what was done before.
+    pub(crate) async fn stop(&self, file: &str) {
+        // A FIFO of a stream that is not found yet is read when it is, to its end.
+        let recovered = tokio::time::timeout(STOP_WAIT_MAX, self.recovered()).await;
+        let slot = lock(&self.streams).by_file.get(file).cloned();
+        // A locked slot is of a start that has no answer yet, and so has nothing to stop.
+        let stream = slot.and_then(|slot| slot.try_lock().ok()?.clone());
+        let (Ok(true), Some(stream)) = (recovered, stream) else {
+            return;
+        };
+        let drained = self.pump.drain(stream.number());
+        // An error says that the FIFO has ended already.
+        if tokio::time::timeout(STOP_WAIT_MAX, drained).await.is_err() {
+            tracing::warn!(
+                container = stream.container_id(),
+                "the container is stopped before its FIFO is empty; the rest is read later"
+            );
+        }
+        self.signals.keep.notify_one();
+        tracing::info!(
+            container = stream.container_id(),
+            stream = stream.number(),
+            "logging stopped"
+        );
+    }
+
+    /// Finds the streams of earlier processes, reads their FIFOs on, and lets requests in. Blocks.
+    pub(crate) fn recover(self: &Arc<Self>) {
+        let entries = match std::fs::read_dir(&self.settings.state_dir) {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::error!(%error, "could not list the state folder");
+                self.has_recovered.send_replace(true);
+                return;
+            }
+        };
+        let mut stream_count = 0_usize;
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if !name.to_str().is_some_and(is_journal_id) {
+                continue;
+            }
+            let folder = entry.path();
+            match self.adopt(&folder) {
+                Ok(true) => stream_count += 1,
+                Ok(false) => remove_folder(&folder),
+                // The folder stays for whoever repairs it. A damaged one stops no other.
+                Err(error) => tracing::error!(
+                    error = %crate::Chain(&error),
+                    folder = %folder.display(),
+                    "could not take on a container of an earlier process"
+                ),
+            }
+        }
+        if stream_count > 0 {
+            tracing::info!(stream_count, "containers of an earlier process taken on");
+        }
+        self.signals.arrived.notify_one();
+        self.signals.keep.notify_one();
+        self.has_recovered.send_replace(true);
+    }
+
+    /// Returns the host's name.
+    pub(crate) fn host_name(&self) -> &str {
+        &self.settings.host_name
+    }
+
+    /// Returns all streams.
+    pub(crate) fn streams(&self) -> Vec<Arc<Stream>> {
+        lock(&self.streams).by_number.values().cloned().collect()
+    }
+
+    /// Forgets a stream of which everything is acknowledged. Blocks.
+    pub(crate) fn retire(&self, stream: &Stream) {
+        let report = stream.report();
+        {
+            let mut streams = lock(&self.streams);
+            streams.by_number.remove(&stream.number());
+            streams
+                .by_file
+                .remove(stream.file.to_string_lossy().as_ref());
+            streams.remember(stream.container_id());
+            if report.received_entries > 0 {
+                streams.final_reports.truncate(FINAL_REPORTS_MAX - 1);
+                streams.final_reports.push_front(report);
+            }
+        }
+        if let Some(folder) = &stream.folder {
+            remove_folder(folder);
+        }
+        tracing::debug!(
+            container = stream.container_id(),
+            stream = stream.number(),
+            "stream retired"
+        );
+    }
+
+    /// Returns the counters of all streams, and the last ones of those retired since the last
+    /// call.
+    pub(crate) fn reports(&self) -> Vec<StreamReport> {
+        let mut reports: Vec<_> = std::mem::take(&mut lock(&self.streams).final_reports).into();
+        reports.extend(self.streams().iter().map(|stream| stream.report()));
+        reports
+    }
+
+    async fn recovered(&self) -> bool {
+        let mut has_recovered = self.has_recovered.subscribe();
+        let recovered = has_recovered.wait_for(|&has_recovered| has_recovered);
+        tokio::time::timeout(RECOVERY_WAIT_MAX, recovered)
+            .await
+            .is_ok()
+    }
+
+    /// Asks the shipper, if one is connected, whether the options can work. An engine that
+    /// restarts a container gives up on it for good when StartLogging fails, so only a container
+    /// that was just created is failed by a no.
+    async fn check_with_shipper(&self, start: &Start) -> Result<(), StartError> {
+        let faults = self.checker.faults(&start.open).await;
+        if faults.is_empty() {
+            return Ok(());
+        }
+        let is_known = lock(&self.streams).knows(&start.container_id);
+        if !is_known && start.is_just_created() {
+            return Err(StartError::Refused { faults });
+        }
+        tracing::warn!(
+            container = start.container_id,
+            ?faults,
+            "the shipper does not accept the container's options: its entries stay in the journal"
+        );
+        Ok(())
+    }
+
+    /// Returns the stream of a start's FIFO, created if need be. Blocks.
+    fn find_or_create(&self, start: Start) -> Result<Arc<Stream>, StartError> {
+        let file = start.file.clone();
+        let slot = {
+            let mut streams = lock(&self.streams);
+            Arc::clone(streams.by_file.entry(file.clone()).or_default())
+        };
+        let mut known = lock(&slot);
+        if let Some(stream) = &*known {
+            return Ok(Arc::clone(stream));
+        }
+        let created = self.create(start);
+        let mut streams = lock(&self.streams);
+        match created {
+            Ok(stream) => {
+                *known = Some(Arc::clone(&stream));
+                streams.by_file.insert(file, Arc::clone(&slot));
+                Ok(stream)
+            }
+            Err(error) => {
+                streams.by_file.remove(&file);
+                Err(error)
+            }
+        }
+    }
+
+    fn create(&self, start: Start) -> Result<Arc<Stream>, StartError> {
+        let fifo = fifo::open(Path::new(&start.file))?;
+        let folder = self.settings.state_dir.join(&start.open.journal_id);
+        record(&folder, &start.meta()).map_err(|source| StartError::Record {
+            folder: folder.clone(),
+            source,
+        })?;
+        match self.journal(&folder, &start.options) {
+            Ok(recovered) => Ok(self.insert(start, Some(folder), recovered, Some(fifo))),
+            Err(error) => {
+                remove_folder(&folder);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Takes on the stream of a folder. Returns whether there is anything left to do for it.
+    fn adopt(&self, folder: &Path) -> Result<bool, StartError> {
+        let path = folder.join(META_FILE_NAME);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            // The process ended before it had answered the engine.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(source) => {
+                return Err(StartError::Record {
+                    folder: path,
+                    source,
+                });
+            }
+        };
+        let mut start = Start::from_meta(serde_json::from_slice(&bytes)?, &self.settings)?;
+        let fifo = match fifo::open(Path::new(&start.file)) {
+            Ok(fifo) => Some(fifo),
+            Err(error) if error.is_gone() => None,
+            Err(error) => return Err(error.into()),
+        };
+        let mut kept_folder = Some(folder.to_path_buf());
+        if start.options.no_file {
+            if fifo.is_none() {
+                return Ok(false);
+            }
+            // What was in memory is gone: the offsets begin again, so the journal is another one.
+            start.open.journal_id = new_journal_id();
+        }
+        let recovered = match self.journal(folder, &start.options) {
+            Ok(recovered) => recovered,
+            Err(error) if fifo.is_some() => {
+                // The container must not wait for the disk to be repaired.
+                tracing::error!(
+                    error = %crate::Chain(&error),
+                    folder = %folder.display(),
+                    "could not open a journal; its container goes on with one in memory"
+                );
+                kept_folder = None;
+                start.options.no_file = true;
+                start.open.journal_id = new_journal_id();
+                self.journal(folder, &start.options)?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if recovered.gap_count > 0 {
+            tracing::error!(
+                gap_count = recovered.gap_count,
+                folder = %folder.display(),
+                "the disk has lost parts of a journal"
+            );
+        }
+        if fifo.is_none() && recovered.journal.unacked_bytes() == 0 {
+            return Ok(false);
+        }
+        let file = start.file.clone();
+        let stream = self.insert(start, kept_folder, recovered, fifo);
+        let slot = Arc::new(Mutex::new(Some(Arc::clone(&stream))));
+        lock(&self.streams).by_file.insert(file, slot);
+        self.signals.push_ready(&stream);
+        Ok(true)
+    }
+
+    fn journal(
+        &self,
+        folder: &Path,
+        options: &StreamOptions,
+    ) -> Result<Recovered, journal::OpenError> {
+        let bytes_max = options
+            .journal_bytes_max
+            .unwrap_or(self.settings.journal_bytes_max);
+        if options.no_file {
+            let bounds = Bounds::new(bytes_max.min(MEMORY_JOURNAL_BYTES_MAX));
+            return Ok(journal::in_memory(bounds, &self.budget));
+        }
+        let disk = Disk::new(folder.to_path_buf());
+        journal::open(disk, Bounds::new(bytes_max), &self.budget)
+    }
+
+    /// Enters a stream into the table and has its FIFO read; without one it has ended.
+    fn insert(
+        &self,
+        start: Start,
+        folder: Option<PathBuf>,
+        recovered: Recovered,
+        fifo: Option<OwnedFd>,
+    ) -> Arc<Stream> {
+        let mut open = start.open;
+        open.stream = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let appender: Appender = recovered.appender;
+        let stream = Arc::new(Stream {
+            journal: recovered.journal,
+            open,
+            mode: start.options.mode,
+            file: PathBuf::from(&start.file),
+            folder,
+            is_ready: AtomicBool::new(false),
+        });
+        {
+            let mut streams = lock(&self.streams);
+            streams
+                .by_number
+                .insert(stream.number(), Arc::clone(&stream));
+            streams.remember(stream.container_id());
+        }
+        match fifo {
+            Some(file) => self.pump.add(Fifo {
+                stream: Arc::clone(&stream),
+                file,
+                appender,
+            }),
+            None => stream.journal.end(),
+        }
+        stream
+    }
+}
+
+impl Streams {
+    fn knows(&self, container_id: &str) -> bool {
+        self.recent_ids.iter().any(|id| id == container_id)
+    }
+
+    fn remember(&mut self, container_id: &str) {
+        if !self.knows(container_id) {
+            self.recent_ids.truncate(RECENT_IDS_MAX - 1);
+            self.recent_ids.push_front(container_id.to_owned());
+        }
+    }
+}
+
+const META_FILE_NAME: &str = "meta.json";
+const META_NEW_FILE_NAME: &str = "meta.json.new";
+
+/// Puts a stream on record: when this returns, no crash and no loss of power forgets it.
+fn record(folder: &Path, meta: &Meta) -> std::io::Result<()> {
+    let made = make_record(folder, meta);
+    if made.is_err() {
+        remove_folder(folder);
+    }
+    made
+}
+
+fn make_record(folder: &Path, meta: &Meta) -> std::io::Result<()> {
+    rustix::fs::mkdir(folder, FileMode::RWXU)?;
+    let new_path = folder.join(META_NEW_FILE_NAME);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let file = rustix::fs::open(&new_path, flags, FileMode::RUSR | FileMode::WUSR)?;
+    let mut file = std::fs::File::from(file);
+    std::io::Write::write_all(&mut file, &serde_json::to_vec(meta)?)?;
+    file.sync_all()?;
+    std::fs::rename(&new_path, folder.join(META_FILE_NAME))?;
+    sync_folder(folder)?;
+    folder.parent().map_or(Ok(()), sync_folder)
+}
+
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(folder, flags, FileMode::empty())?;
+    Ok(rustix::fs::fsync(folder)?)
+}
+
+/// Removes a stream's folder. The record goes last: a folder that is half removed is still a
+/// stream that has ended, of which nothing is left.
+fn remove_folder(folder: &Path) {
+    let removed = (|| {
+        for entry in std::fs::read_dir(folder)? {
+            let name = entry?.file_name();
+            if name.to_str().and_then(segment_start).is_some() {
+                std::fs::remove_file(folder.join(name))?;
+            }
+        }
+        for name in [STATE_FILE_NAME, META_NEW_FILE_NAME, META_FILE_NAME] {
+            match std::fs::remove_file(folder.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        std::fs::remove_dir(folder)
+    })();
+    if let Err(error) = removed
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, folder = %folder.display(), "could not remove a stream's folder");
+    }
+}
+
+async fn lock_state_dir(folder: &Path) -> Result<OwnedFd, TableError> {
+    let state_dir_error = |source: std::io::Error| TableError::StateDir {
+        folder: folder.to_path_buf(),
+        source,
+    };
+    std::fs::create_dir_all(folder).map_err(state_dir_error)?;
+    rustix::fs::chmod(folder, FileMode::RWXU).map_err(|error| state_dir_error(error.into()))?;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    let lock_file = rustix::fs::open(folder.join("lock"), flags, FileMode::RUSR | FileMode::WUSR)
+        .map_err(|error| state_dir_error(error.into()))?;
+    let locked = tokio::time::timeout(LOCK_WAIT_MAX, async {
+        loop {
+            match rustix::fs::flock(&lock_file, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK | Errno::INTR) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                locked => return locked,
+            }
+        }
+    });
+    match locked.await {
+        Ok(locked) => locked.map_err(|error| state_dir_error(error.into()))?,
+        Err(_) => {
+            return Err(TableError::Locked {
+                folder: folder.to_path_buf(),
+            });
+        }
+    }
+    Ok(lock_file)
+}
+
+fn is_journal_id(name: &str) -> bool {
+    name.len() == 32
+        && name
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .expect("whoever holds the table's lock does not panic")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_found_again_and_removed_whole() {
+        let state_dir = tempfile::tempdir().unwrap();
+        let folder = state_dir.path().join(new_journal_id());
+        assert!(is_journal_id(folder.file_name().unwrap().to_str().unwrap()));
+        let info = r#"{"ContainerID":"c","Unknown":[1]}"#;
+        let meta = Meta {
+            version: META_VERSION,
+            journal_id: new_journal_id(),
+            file: "/fifo".into(),
+            info: RawValue::from_string(info.into()).unwrap(),
+        };
+        record(&folder, &meta).unwrap();
+        let bytes = std::fs::read(folder.join(META_FILE_NAME)).unwrap();
+        let found: Meta = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!((found.file, found.info.get()), (meta.file, info));
+        let mode = rustix::fs::stat(folder.join(META_FILE_NAME))
+            .unwrap()
+            .st_mode;
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::write(folder.join("00000000000000000000"), "x").unwrap();
+        remove_folder(&folder);
+        assert_eq!(std::fs::read_dir(state_dir.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,757 @@
+//! The pump: one thread that moves every container's bytes from its FIFO into its journal.
+//!
+//! A FIFO that is not read stops its container, and later wedges it for good (the engine holds the
+//! container's lock while it waits). So this thread never waits for the network, a lock of a
+//! reader, or one FIFO for the sake of another: each FIFO gives at most [`ROUND_BYTES_MAX`] per
+//! round. Only the disk can hold it up.
+//!
+//! Pacing: woken for every line, a splice costs many times what the line does. After a round the
+//! pump therefore waits a little, so that the pipes (enlarged to 1 MiB) fill; the wait adapts to
+//! how full it finds them. With no traffic it sleeps in `epoll` without a timer.
+//!
+//! A full journal: the FIFO rests, for `block_max` at most (mode=blocking) or not at all, then the
+//! keeper is asked to drop the oldest entries. While it keeps being full without any progress of
+//! the shipper, it does not rest again. A container that is being stopped does not wait either.
+
+use crate::containers::Stream;
+use crate::journal::{Appended, Appender};
+use crate::logging::Throttle;
+use proto::log_opts::Mode;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
+use rustix::fs::{FileType, Mode as FileMode, OFlags};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+/// Bytes that one FIFO may give per round.
+const ROUND_BYTES_MAX: usize = 256 << 10;
+
+/// Size that pipes are asked to have; also the most that an unprivileged process may ask for.
+const PIPE_BYTES: usize = 1 << 20;
+
+/// Wait after a round: never less, so that a round is worth its system calls.
+const PACE_MIN: Duration = Duration::from_micros(100);
+
+/// Wait after a round that moved much.
+const PACE_BUSY_MAX: Duration = Duration::from_millis(1);
+
+/// Wait after a round that moved little: a thousand slow containers cost 200 rounds a second.
+const PACE_QUIET_MAX: Duration = Duration::from_millis(5);
+
+/// What a round must move to count as much.
+const BUSY_ROUND_BYTES: usize = 16 << 10;
+
+/// How often a FIFO that rests is tried again.
+const FULL_RETRY: Duration = Duration::from_millis(10);
+
+/// How long dropping may fail to make room before the next bytes go to memory.
+const FALL_BACK_AFTER: Duration = Duration::from_secs(1);
+
+/// Events taken from `epoll` at once.
+const EVENTS_MAX: usize = 256;
+
+/// Rounds that empty a FIFO when it is to be drained, or all of them at the end of the process.
+const DRAIN_ROUNDS_MAX: usize = 64;
+
+static APPEND_FAILED: Throttle = Throttle::new();
+
+/// What the pump tells the other parties.
+#[derive(Debug, Default)]
+pub(crate) struct Signals {
+    /// Something arrived: for the forwarder.
+    pub(crate) arrived: Notify,
+    /// Something arrived: for the keeper, when it sleeps.
+    pub(crate) keep: Notify,
+    /// A journal needs room: for the keeper.
+    pub(crate) starve: Notify,
+    ready: Mutex<Vec<Arc<Stream>>>,
+    starved: Mutex<Vec<Arc<Stream>>>,
+}
+
+impl Signals {
+    /// Says that a stream has something to send. It stands in the list once.
+    pub(crate) fn push_ready(&self, stream: &Arc<Stream>) {
+        if stream.set_ready() {
+            lock(&self.ready).push(Arc::clone(stream));
+        }
+    }
+
+    /// Takes the streams that have something to send.
+    pub(crate) fn take_ready(&self, into: &mut Vec<Arc<Stream>>) {
+        std::mem::swap(&mut *lock(&self.ready), into);
+        for stream in into {
+            stream.clear_ready();
+        }
+    }
+
+    /// Takes the streams whose journals need room.
+    pub(crate) fn take_starved(&self) -> Vec<Arc<Stream>> {
+        std::mem::take(&mut lock(&self.starved))
+    }
+
+    fn push_starved(&self, stream: &Arc<Stream>) {
+        let mut starved = lock(&self.starved);
+        if !starved
+            .iter()
+            .any(|other| other.number() == stream.number())
+        {
+            starved.push(Arc::clone(stream));
+            self.starve.notify_one();
+        }
+    }
+}
+
+/// A FIFO can't be read; nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FifoError {
+    /// It can't be opened.
+    #[error("could not open FIFO {}", path.display())]
+    Open {
+        /// The path that the engine gave.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// It is something else.
+    #[error("{} is not a FIFO", path.display())]
+    NotFifo {
+        /// The path that the engine gave.
+        path: PathBuf,
+    },
+}
+
+impl FifoError {
+    /// Returns whether there is no FIFO any more, rather than no way to open it now.
+    pub(crate) fn is_gone(&self) -> bool {
+        match self {
+            Self::Open { source, .. } => *source == Errno::NOENT,
+            Self::NotFifo { .. } => true,
+        }
+    }
+}
+
+/// Opens a FIFO for reading. Never waits for a writer.
+///
+/// # Errors
+/// See [`FifoError`].
+pub(crate) fn open(path: &Path) -> Result<OwnedFd, FifoError> {
+    let open_error = |source| FifoError::Open {
+        path: path.to_path_buf(),
+        source,
+    };
+    let flags = OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let fifo =
+        rustix::fs::open(path, flags | OFlags::RDONLY, FileMode::empty()).map_err(open_error)?;
+    let stat = rustix::fs::fstat(&fifo).map_err(open_error)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
+        return Err(FifoError::NotFifo {
+            path: path.to_path_buf(),
+        });
+    }
+    // epoll reports the end of a FIFO only after a writer has come and gone. If none is left from
+    // before this process, this one is it.
+    drop(rustix::fs::open(path, flags | OFlags::WRONLY, FileMode::empty()).map_err(open_error)?);
+    Ok(fifo)
+}
+
+/// A FIFO that the pump is to read.
+#[derive(Debug)]
+pub(crate) struct Fifo {
+    /// Where its bytes go.
+    pub(crate) stream: Arc<Stream>,
+    /// The read end.
+    pub(crate) file: OwnedFd,
+    /// The journal's writing side.
+    pub(crate) appender: Appender,
+}
+
+#[derive(Debug)]
+enum Command {
+    Add(Fifo),
+    Drain {
+        stream_number: u32,
+        reply: oneshot::Sender<()>,
+    },
+    Stop,
+}
+
+/// Speaks to the pump.
+#[derive(Debug, Clone)]
+pub(crate) struct PumpHandle {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Bounded by the requests that the plugin API serves at once.
+    commands: Mutex<Vec<Command>>,
+    wake: OwnedFd,
+}
+
+impl PumpHandle {
+    /// Reads a FIFO from now on.
+    pub(crate) fn add(&self, fifo: Fifo) {
+        self.command(Command::Add(fifo));
+    }
+
+    /// Reads a FIFO until it is empty. The answer comes then, or fails if the FIFO has ended.
+    pub(crate) fn drain(&self, stream_number: u32) -> oneshot::Receiver<()> {
+        let (reply, drained) = oneshot::channel();
+        self.command(Command::Drain {
+            stream_number,
+            reply,
+        });
+        drained
+    }
+
+    fn command(&self, command: Command) {
+        lock(&self.shared.commands).push(command);
+        // The counter can't overflow: the pump empties it whenever it wakes.
+        if let Err(error) = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes()) {
+            tracing::error!(%error, "could not wake the pump");
+        }
+    }
+}
+
+/// The pump could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("could not start the pump")]
+pub struct PumpError(#[source] std::io::Error);
+
+/// The pump's thread. Dropping it reads all FIFOs empty once more and waits for the thread.
+#[derive(Debug)]
+pub(crate) struct Pump {
+    handle: PumpHandle,
+    thread: Option<std::thread::JoinHandle<()>>,
+    ended: Option<oneshot::Receiver<()>>,
+}
+
+impl Pump {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// [`PumpError`] if the kernel gives no thread or file descriptor.
+    pub(crate) fn start(signals: Arc<Signals>, block_max: Duration) -> Result<Self, PumpError> {
+        let failed = |error: Errno| PumpError(error.into());
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        let wake_key = epoll::EventData::new_u64(WAKE_KEY);
+        epoll::add(&epoll, &wake, wake_key, epoll::EventFlags::IN).map_err(failed)?;
+        let shared = Arc::new(Shared {
+            commands: Mutex::new(Vec::new()),
+            wake,
+        });
+        let worker = Worker {
+            shared: Arc::clone(&shared),
+            signals,
+            epoll,
+            block_max,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_number: HashMap::new(),
+            full: Vec::new(),
+            pace: PACE_MIN,
+        };
+        let (alive, ended) = oneshot::channel::<()>();
+        let thread = std::thread::Builder::new()
+            .name("pump".into())
+            .stack_size(256 << 10)
+            .spawn(move || {
+                let _alive = alive;
+                worker.run();
+            })
+            .map_err(PumpError)?;
+        Ok(Self {
+            handle: PumpHandle { shared },
+            thread: Some(thread),
+            ended: Some(ended),
+        })
+    }
+
+    /// Returns a way to speak to it.
+    pub(crate) fn handle(&self) -> PumpHandle {
+        self.handle.clone()
+    }
+
+    /// Waits until the thread has ended, which it does not do of itself.
+    ///
+    /// # Cancel safety
+    /// Cancel safe, and may be called again.
+    pub(crate) async fn ended(&mut self) {
+        if let Some(ended) = &mut self.ended {
+            // The sender is never used, only dropped.
+            ended.await.ok();
+            self.ended = None;
+        }
+    }
+
+    /// Reads all FIFOs empty once more, and ends the thread.
+    pub(crate) async fn stop(mut self) {
+        self.handle.command(Command::Stop);
+        self.ended().await;
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        self.handle.command(Command::Stop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the pump has panicked");
+        }
+    }
+}
+
+/// Key of the eventfd among the epoll events; a slot's key never has all bits set.
+const WAKE_KEY: u64 = u64::MAX;
+
+struct Worker {
+    shared: Arc<Shared>,
+    signals: Arc<Signals>,
+    epoll: OwnedFd,
+    block_max: Duration,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    by_number: HashMap<u32, u32>,
+    /// Slots whose journals are full.
+    full: Vec<u32>,
+    pace: Duration,
+}
+
+/// A place for a FIFO. The generation tells a late event of the last one from the present one's.
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    reading: Option<Reading>,
+}
+
+struct Reading {
+    fifo: Fifo,
+    pipe_bytes: usize,
+    fullness: Option<Fullness>,
+    /// The acknowledged offset when this FIFO last stopped resting.
+    dropping_since_acked: Option<u64>,
+    drains: Vec<oneshot::Sender<()>>,
+}
+
+/// Since when a journal is full.
+struct Fullness {
+    since: Instant,
+    starved_since: Option<Instant>,
+}
+
+/// What a round found.
+#[derive(Default)]
+struct Round {
+    moved_bytes: usize,
+    has_more: bool,
+    /// A FIFO gave more than half of what it holds, or at least an eighth.
+    is_half_full: bool,
+    is_eighth_full: bool,
+    has_signal: bool,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut events = Vec::with_capacity(EVENTS_MAX);
+        loop {
+            let timeout = (!self.full.is_empty()).then(|| timespec(FULL_RETRY));
+            events.clear();
+            let waited = epoll::wait(
+                &self.epoll,
+                rustix::buffer::spare_capacity(&mut events),
+                timeout.as_ref(),
+            );
+            if let Err(error) = waited
+                && error != Errno::INTR
+            {
+                tracing::error!(%error, "epoll failed");
+                return;
+            }
+            let now = Instant::now();
+            let mut round = Round::default();
+            let mut is_woken = false;
+            for event in &events {
+                is_woken |= event.data.u64() == WAKE_KEY;
+                self.take_event(*event, now, &mut round);
+            }
+            for index in std::mem::take(&mut self.full) {
+                self.read(index, now, &mut round);
+            }
+            if is_woken && self.take_commands(now, &mut round) == Flow::Stop {
+                self.drain_all(now);
+                return;
+            }
+            self.signal(&round);
+            self.wait(&round);
+        }
+    }
+
+    fn take_event(&mut self, event: epoll::Event, now: Instant, round: &mut Round) {
+        let key = event.data.u64();
+        if key == WAKE_KEY {
+            return;
+        }
+        let (generation, index) = split_key(key);
+        let slot = self.slots.get(index as usize);
+        if slot.is_none_or(|slot| slot.generation != generation || slot.reading.is_none()) {
+            return;
+        }
+        let flags = event.flags;
+        if flags.contains(epoll::EventFlags::IN) {
+            self.read(index, now, round);
+        } else {
+            // No writer and nothing left. No segment is created to learn that.
+            self.end(index, round);
+        }
+    }
+
+    /// Reads one FIFO, its share of a round.
+    fn read(&mut self, index: u32, now: Instant, round: &mut Round) {
+        let Some(reading) = self.reading(index) else {
+            return;
+        };
+        let journal = reading.fifo.stream.journal();
+        let mut moved_bytes = 0_usize;
+        let outcome = loop {
+            let rest = ROUND_BYTES_MAX.saturating_sub(moved_bytes);
+            let file = reading.fifo.file.as_fd();
+            match reading.fifo.appender.append(journal, file, rest, now) {
+                Ok(Appended::Moved(bytes)) => {
+                    moved_bytes += bytes;
+                    break Outcome::Empty;
+                }
+                Ok(Appended::MovedAndMore(bytes)) => {
+                    moved_bytes += bytes;
+                    if moved_bytes >= ROUND_BYTES_MAX {
+                        break Outcome::More;
+                    }
+                }
+                Ok(Appended::Empty) => break Outcome::Empty,
+                Ok(Appended::End) => break Outcome::End,
+                Ok(Appended::Full) => break Outcome::Full,
+                Err(error) => {
+                    if let Some(suppressed_count) = APPEND_FAILED.pass() {
+                        let container = reading.fifo.stream.container_id();
+                        tracing::error!(
+                            suppressed_count,
+                            %error,
+                            container,
+                            "could not take a container's bytes from its FIFO"
+                        );
+                    }
+                    break Outcome::Full;
+                }
+            }
+        };
+        round.moved_bytes += moved_bytes;
+        round.is_half_full |= moved_bytes > reading.pipe_bytes / 2;
+        round.is_eighth_full |= moved_bytes > reading.pipe_bytes / 8;
+        if moved_bytes > 0 {
+            round.has_signal = true;
+            let stream = Arc::clone(&reading.fifo.stream);
+            self.signals.push_ready(&stream);
+        }
+        match outcome {
+            Outcome::Empty => self.rest_over(index, true),
+            Outcome::More => {
+                round.has_more = true;
+                self.rest_over(index, false);
+            }
+            Outcome::End => self.end(index, round),
+            Outcome::Full => self.rest(index, now, moved_bytes > 0, round),
+        }
+    }
+
+    /// Notes that a journal took bytes again, and answers who waits for an empty FIFO.
+    fn rest_over(&mut self, index: u32, is_empty: bool) {
+        let key = self.key(index);
+        let Some(slot) = self.slots.get_mut(index as usize) else {
+            return;
+        };
+        let Some(reading) = &mut slot.reading else {
+            return;
+        };
+        if is_empty {
+            answer(&mut reading.drains);
+        }
+        if reading.fullness.take().is_some() {
+            let file = &reading.fifo.file;
+            if let Err(error) = epoll::add(&self.epoll, file, key, epoll::EventFlags::IN) {
+                tracing::error!(%error, "could not watch a FIFO again");
+            }
+        }
+    }
+
+    /// Lets a FIFO rest whose journal is full, and has room made when it has rested enough.
+    fn rest(&mut self, index: u32, now: Instant, has_moved: bool, round: &mut Round) {
+        let block_max = self.block_max;
+        let pressure = self
+            .reading(index)
+            .map(|reading| pressure(&reading.fifo.file));
+        if pressure == Some(Pressure::Ended) {
+            self.end(index, round);
+            return;
+        }
+        let Some(slot) = self.slots.get_mut(index as usize) else {
+            return;
+        };
+        let Some(reading) = &mut slot.reading else {
+            return;
+        };
+        let stream = Arc::clone(&reading.fifo.stream);
+        if reading.fullness.is_none() {
+            // Deleted, not masked: the end of a FIFO is reported whatever the mask says.
+            if let Err(error) = epoll::delete(&self.epoll, &reading.fifo.file) {
+                tracing::error!(%error, "could not stop watching a FIFO");
+            }
+        }
+        let fullness = reading.fullness.get_or_insert(Fullness {
+            since: now,
+            starved_since: None,
+        });
+        if has_moved {
+            fullness.starved_since = None;
+        }
+        self.full.push(index);
+        if pressure == Some(Pressure::None) {
+            answer(&mut reading.drains);
+            return;
+        }
+        let acked = stream.journal().acked();
+        let goes_on_dropping = reading.dropping_since_acked == Some(acked);
+        let must_drop = stream.mode() == Mode::NonBlocking
+            || !reading.drains.is_empty()
+            || goes_on_dropping
+            || now.duration_since(fullness.since) >= block_max;
+        if must_drop {
+            reading.dropping_since_acked = Some(acked);
+            let starved_since = *fullness.starved_since.get_or_insert(now);
+            if now.duration_since(starved_since) >= FALL_BACK_AFTER {
+                reading.fifo.appender.fall_back();
+            }
+            self.signals.push_starved(&stream);
+        }
+    }
+
+    /// Closes a FIFO that has ended. The engine does not always remove the file.
+    fn end(&mut self, index: u32, round: &mut Round) {
+        let Some(slot) = self.slots.get_mut(index as usize) else {
+            return;
+        };
+        let Some(mut reading) = slot.reading.take() else {
+            return;
+        };
+        slot.generation = slot.generation.wrapping_add(1) & (u32::MAX >> 1);
+        self.free.push(index);
+        let stream = &reading.fifo.stream;
+        self.by_number.remove(&stream.number());
+        stream.journal().end();
+        match rustix::fs::unlink(stream.file()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => {
+                tracing::debug!(%error, file = %stream.file().display(), "could not remove a FIFO");
+            }
+        }
+        self.signals.push_ready(stream);
+        round.has_signal = true;
+        answer(&mut reading.drains);
+        // Closing the file takes it out of epoll.
+    }
+
+    fn take_commands(&mut self, now: Instant, round: &mut Round) -> Flow {
+        let mut count = [0; 8];
+        match rustix::io::read(&self.shared.wake, &mut count) {
+            Ok(_) | Err(Errno::AGAIN) => {}
+            Err(error) => tracing::error!(%error, "could not read the pump's eventfd"),
+        }
+        let commands = std::mem::take(&mut *lock(&self.shared.commands));
+        for command in commands {
+            match command {
+                Command::Add(fifo) => self.add(fifo),
+                Command::Drain {
+                    stream_number,
+                    reply,
+                } => self.drain(stream_number, reply, now, round),
+                Command::Stop => return Flow::Stop,
+            }
+        }
+        Flow::Continue
+    }
+
+    fn add(&mut self, fifo: Fifo) {
+        // A larger pipe is a favour that the kernel may refuse.
+        let pipe_bytes = rustix::pipe::fcntl_setpipe_size(&fifo.file, PIPE_BYTES)
+            .or_else(|_| rustix::pipe::fcntl_getpipe_size(&fifo.file))
+            .unwrap_or(64 << 10);
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            u32::try_from(self.slots.len() - 1).expect("fewer streams than 2^32")
+        });
+        self.by_number.insert(fifo.stream.number(), index);
+        let key = self.key(index);
+        if let Err(error) = epoll::add(&self.epoll, &fifo.file, key, epoll::EventFlags::IN) {
+            tracing::error!(
+                %error,
+                container = fifo.stream.container_id(),
+                "could not watch a FIFO"
+            );
+        }
+        if let Some(slot) = self.slots.get_mut(index as usize) {
+            slot.reading = Some(Reading {
+                fifo,
+                pipe_bytes,
+                fullness: None,
+                dropping_since_acked: None,
+                drains: Vec::new(),
+            });
+        }
+    }
+
+    fn drain(
+        &mut self,
+        stream_number: u32,
+        reply: oneshot::Sender<()>,
+        now: Instant,
+        round: &mut Round,
+    ) {
+        let Some(index) = self.by_number.get(&stream_number).copied() else {
+            return;
+        };
+        if let Some(reading) = self.reading(index) {
+            reading.drains.push(reply);
+        }
+        for _ in 0..DRAIN_ROUNDS_MAX {
+            match self.reading(index) {
+                Some(reading) if !reading.drains.is_empty() && reading.fullness.is_none() => {}
+                _ => return,
+            }
+            self.read(index, now, round);
+        }
+    }
+
+    /// Reads every FIFO empty, as far as its journal takes it: the process ends.
+    fn drain_all(&mut self, now: Instant) {
+        for index in 0..self.slots.len() {
+            let index = u32::try_from(index).expect("fewer streams than 2^32");
+            for _ in 0..DRAIN_ROUNDS_MAX {
+                let mut round = Round::default();
+                self.read(index, now, &mut round);
+                if !round.has_more {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn signal(&self, round: &Round) {
+        if round.has_signal {
+            self.signals.arrived.notify_one();
+            self.signals.keep.notify_one();
+        }
+    }
+
+    /// Waits for the pipes to fill, unless a command comes.
+    fn wait(&mut self, round: &Round) {
+        if round.moved_bytes == 0 || round.has_more {
+            return;
+        }
+        if round.is_half_full {
+            self.pace /= 2;
+        } else if !round.is_eighth_full {
+            self.pace *= 2;
+        }
+        let is_busy = round.moved_bytes >= BUSY_ROUND_BYTES;
+        let pace_max = if is_busy {
+            PACE_BUSY_MAX
+        } else {
+            PACE_QUIET_MAX
+        };
+        self.pace = self.pace.clamp(PACE_MIN, pace_max);
+        let mut wake = [PollFd::new(&self.shared.wake, PollFlags::IN)];
+        match poll(&mut wake, Some(&timespec(self.pace))) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => tracing::error!(%error, "poll failed"),
+        }
+    }
+
+    fn reading(&mut self, index: u32) -> Option<&mut Reading> {
+        self.slots.get_mut(index as usize)?.reading.as_mut()
+    }
+
+    fn key(&self, index: u32) -> epoll::EventData {
+        let slot = self.slots.get(index as usize);
+        let generation = slot.map_or(0, |slot| slot.generation);
+        epoll::EventData::new_u64(u64::from(generation) << 32 | u64::from(index))
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Flow {
+    Continue,
+    Stop,
+}
+
+enum Outcome {
+    Empty,
+    More,
+    End,
+    Full,
+}
+
+/// What a FIFO holds for a journal that can't take it.
+#[derive(PartialEq, Eq)]
+enum Pressure {
+    Waiting,
+    None,
+    Ended,
+}
+
+fn pressure(fifo: &OwnedFd) -> Pressure {
+    let mut state = [PollFd::new(fifo, PollFlags::IN)];
+    match poll(&mut state, Some(&timespec(Duration::ZERO))) {
+        Ok(0) => Pressure::None,
+        Ok(_)
+            if state
+                .iter()
+                .any(|state| state.revents().contains(PollFlags::IN)) =>
+        {
+            Pressure::Waiting
+        }
+        Ok(_) => Pressure::Ended,
+        Err(_) => Pressure::Waiting,
+    }
+}
+
+fn split_key(key: u64) -> (u32, u32) {
+    let generation = u32::try_from(key >> 32).unwrap_or(u32::MAX);
+    let index = u32::try_from(key & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+    (generation, index)
+}
+
+fn answer(drains: &mut Vec<oneshot::Sender<()>>) {
+    for reply in drains.drain(..) {
+        // Who asked may have given up.
+        reply.send(()).ok();
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .expect("whoever holds the pump's locks does not panic")
+}

@@ -1,0 +1,643 @@
+//! The forwarder: one `Ship` call to one shipper, for all streams of the host.
+//!
+//! ```text
+//! connect ──▶ session ──call ends──▶ next endpoint at once
+//!    ▲                                     │ all endpoints failed
+//!    └──────────── backoff ◀───────────────┘
+//! ```
+//!
+//! Within a session: when something has arrived, a pass over the streams ([`Gatherer`]) fills a
+//! request, at most one per [`TICK`] unless the last one was full or credit came back. With nothing
+//! to send there is no timer. Acknowledgements are saved as they come, because what is not saved
+//! is sent again after a crash.
+//!
+//! Nothing here decides about an entry: a session that ends, for whatever reason, loses nothing,
+//! and the next one goes on at the acknowledged offsets.
+
+use crate::config::{Config, Endpoint};
+use crate::containers::Table;
+use crate::fifo::Signals;
+use crate::gather::{Gatherer, Round};
+use proto::backoff::Backoff;
+use proto::limits::MESSAGE_BYTES_MAX;
+use proto::relay::relay_client::RelayClient;
+use proto::relay::{self, CheckRequest, HostReport, ReportAck, ShipRequest, ShipResponse};
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
+use tonic::{Response, Status, Streaming};
+
+/// Time that small amounts are gathered for.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Delay before endpoints are tried again: first, and at most. Together with [`CONNECT_WAIT_MAX`]
+/// below the 5 s within which the end of an outage is noticed.
+const RETRY_BASE: Duration = Duration::from_millis(100);
+const RETRY_CAP: Duration = Duration::from_secs(3);
+
+/// How long an endpoint may take to answer.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// A dead peer is found within the sum of these.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Receive windows of HTTP/2. Responses are small, and must never wait.
+const HTTP2_WINDOW_BYTES: u32 = 1 << 20;
+
+/// How often counters are reported.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Responses that are held while a pass is under way; beyond it the call is not read.
+const RESPONSES_HELD_MAX: usize = 64;
+
+/// How long a stopping driver waits for the acknowledgement of what is in flight.
+const FINISH_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// A connection to a shipper.
+pub(crate) type Client = RelayClient<InterceptedService<Channel, Bearer>>;
+
+/// Adds the host's token to every request.
+#[derive(Clone)]
+pub(crate) struct Bearer {
+    token: Option<MetadataValue<Ascii>>,
+}
+
+impl std::fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let token = self.token.as_ref().map(|_| "[redacted]");
+        f.debug_struct("Bearer").field("token", &token).finish()
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
+        if let Some(token) = &self.token {
+            request
+                .metadata_mut()
+                .insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// Asks a connected shipper about options.
+#[derive(Debug, Clone)]
+pub(crate) struct Checker {
+    client: watch::Receiver<Option<Client>>,
+}
+
+impl Checker {
+    /// How long an answer is waited for.
+    pub(crate) const ANSWER_WAIT_MAX: Duration = Duration::from_secs(2);
+
+    /// Returns what the shipper finds wrong with a container's options; nothing if it can't be
+    /// asked right now, or does not answer in time.
+    pub(crate) async fn faults(&self, open: &relay::Open) -> Vec<String> {
+        let Some(mut client) = self.client.borrow().clone() else {
+            return Vec::new();
+        };
+        let request = CheckRequest {
+            container: open.container.clone(),
+            log_opts: open.log_opts.clone(),
+            host: open.host.clone(),
+        };
+        match timeout(Self::ANSWER_WAIT_MAX, client.check(request)).await {
+            Ok(Ok(response)) => response.into_inner().faults,
+            Ok(Err(status)) => {
+                tracing::debug!(%status, "the shipper could not check options");
+                Vec::new()
+            }
+            Err(_) => Vec::new(),
+        }
+    }
+}
+
+/// An endpoint could not be used.
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error("could not read {}", path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{} holds no token: one line of visible ASCII", path.display())]
+    Token { path: PathBuf },
+    #[error("could not connect")]
+    Transport(#[from] tonic::transport::Error),
+    #[error("no connection within {} s", CONNECT_WAIT_MAX.as_secs())]
+    Timeout,
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum SessionEnd {
+    #[error("the driver stops")]
+    Shutdown,
+    #[error("the shipper ended the call")]
+    Ended,
+    #[error("the call failed: {}", .0.message())]
+    Failed(#[from] Status),
+    #[error("the shipper broke the contract: {0}")]
+    Fault(String),
+    #[error("a pass over the journals failed")]
+    Pass,
+}
+
+/// The forwarder, before it runs.
+#[derive(Debug)]
+pub(crate) struct Forwarder {
+    config: Config,
+    table: Arc<Table>,
+    signals: Arc<Signals>,
+    connected: watch::Sender<Option<Client>>,
+    shutdown: watch::Receiver<bool>,
+    seed: u64,
+}
+
+/// Returns both ends of what tells whether a shipper is connected.
+pub(crate) fn connection() -> (watch::Sender<Option<Client>>, Checker) {
+    let (connected, client) = watch::channel(None);
+    (connected, Checker { client })
+}
+
+impl Forwarder {
+    /// Returns a forwarder that begins when it is run, and ends when `shutdown` turns true.
+    pub(crate) fn new(
+        config: Config,
+        table: Arc<Table>,
+        signals: Arc<Signals>,
+        connected: watch::Sender<Option<Client>>,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
+        let mut seed = [0; 8];
+        // Without randomness there is no jitter, and nothing worse.
+        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty()).ok();
+        Self {
+            config,
+            table,
+            signals,
+            connected,
+            shutdown,
+            seed: u64::from_ne_bytes(seed),
+        }
+    }
+
+    /// Forwards until the driver stops.
+    pub(crate) async fn run(mut self) {
+        let table = Arc::clone(&self.table);
+        let mut gatherer = Gatherer::new(table, Arc::clone(&self.signals), self.seed);
+        let mut backoff = Backoff::new(RETRY_BASE, RETRY_CAP, self.seed);
+        let endpoints = self.config.shipper.clone();
+        let mut is_failure_said = false;
+        while !*self.shutdown.borrow() {
+            for endpoint in &endpoints {
+                let client = match self.connect(endpoint).await {
+                    Ok(client) => client,
+                    Err(error) => {
+                        tracing::debug!(
+                            %endpoint,
+                            error = %crate::Chain(&error),
+                            "could not reach a shipper"
+                        );
+                        continue;
+                    }
+                };
+                tracing::info!(%endpoint, "connected to a shipper");
+                is_failure_said = false;
+                self.connected.send_replace(Some(client.clone()));
+                let (returned, end, was_useful) = self.session(client, gatherer).await;
+                self.connected.send_replace(None);
+                gatherer = returned;
+                // A pass that panicked may have left anything behind: the process starts afresh.
+                if matches!(end, SessionEnd::Shutdown | SessionEnd::Pass) {
+                    return;
+                }
+                tracing::warn!(%endpoint, %end, "lost a shipper; entries stay in the journals");
+                if was_useful {
+                    backoff.reset();
+                }
+            }
+            if !is_failure_said {
+                is_failure_said = true;
+                tracing::warn!("no shipper can be reached; entries stay in the journals");
+            }
+            let delay = backoff.next_delay();
+            let stopped = self.shutdown.wait_for(|&is_stopping| is_stopping);
+            // Either way the loop decides.
+            timeout(delay, stopped).await.ok();
+        }
+    }
+
+    async fn connect(&self, endpoint: &Endpoint) -> Result<Client, ConnectError> {
+        let token = match &self.config.shipper_token_file {
+            Some(path) => Some(bearer(path, &read(path).await?)?),
+            None => None,
+        };
+        let channel = match endpoint {
+            Endpoint::Unix(path) => {
+                let path = path.clone();
+                let connector = tower::service_fn(move |_: http::Uri| {
+                    let path = path.clone();
+                    async move {
+                        let stream = tokio::net::UnixStream::connect(path).await?;
+                        Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+                    }
+                });
+                let tuned = tune(Channel::from_static("http://shipper"));
+                timeout(CONNECT_WAIT_MAX, tuned.connect_with_connector(connector)).await
+            }
+            Endpoint::Http(uri) => {
+                let tuned =
+                    tune(Channel::from_shared(uri.clone()).map_err(|_| ConnectError::Timeout)?);
+                timeout(CONNECT_WAIT_MAX, tuned.connect()).await
+            }
+            Endpoint::Https(uri) => {
+                let tuned =
+                    tune(Channel::from_shared(uri.clone()).map_err(|_| ConnectError::Timeout)?);
+                let secured = tuned.tls_config(self.tls().await?)?;
+                timeout(CONNECT_WAIT_MAX, secured.connect()).await
+            }
+        };
+        let channel = channel.map_err(|_| ConnectError::Timeout)??;
+        let client = RelayClient::with_interceptor(channel, Bearer { token });
+        Ok(client
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    /// Reads certificates anew at every connection: they are rotated while the driver runs.
+    async fn tls(&self) -> Result<ClientTlsConfig, ConnectError> {
+        let mut tls = ClientTlsConfig::new();
+        if let Some(path) = &self.config.shipper_ca_file {
+            tls = tls.ca_certificate(Certificate::from_pem(read(path).await?));
+        }
+        if let Some((certificate, key)) = &self.config.shipper_identity_files {
+            tls = tls.identity(Identity::from_pem(
+                read(certificate).await?,
+                read(key).await?,
+            ));
+        }
+        Ok(tls)
+    }
+
+    /// Runs one call until it ends. Returns whether a stream was accepted in it, too.
+    async fn session(
+        &mut self,
+        client: Client,
+        gatherer: Gatherer,
+    ) -> (Gatherer, SessionEnd, bool) {
+        let (requests, outbound) = mpsc::channel(1);
+        let (reports, reported) = mpsc::channel(1);
+        let mut reporting = client.clone();
+        let mut shipping = client.clone();
+        let mut session = Session {
+            pass: Pass::start(gatherer, |gatherer| {
+                gatherer.reset();
+                Round::default()
+            }),
+            call: Call::Begun(Box::pin(async move {
+                shipping.ship(ReceiverStream::new(outbound)).await
+            })),
+            reporting: Some(Box::pin(async move {
+                reporting.report(ReceiverStream::new(reported)).await
+            })),
+            reports,
+            responses: Vec::new(),
+            outbox: None,
+            gather_at: Some(Instant::now()),
+            gathered_at: None,
+            wake_at: None,
+            report_at: Instant::now(),
+            finish_by: None,
+            was_useful: false,
+        };
+        let end = session.run(self, requests).await;
+        let was_useful = session.was_useful;
+        drop(client);
+        let returned = session.pass.into_gatherer().await;
+        let new = || {
+            Gatherer::new(
+                Arc::clone(&self.table),
+                Arc::clone(&self.signals),
+                self.seed,
+            )
+        };
+        let mut gatherer = returned.unwrap_or_else(new);
+        // Nothing is in flight any more: all of it may be dropped if a journal fills.
+        let reset = move || {
+            gatherer.reset();
+            gatherer
+        };
+        let gatherer = crate::keeper::blocking(reset).await.unwrap_or_else(new);
+        (gatherer, end, was_useful)
+    }
+}
+
+/// The `Ship` call. A server may answer it only when the first request has come.
+enum Call {
+    Begun(Pin<Box<dyn Future<Output = Answer> + Send>>),
+    Answered(Box<Streaming<ShipResponse>>),
+}
+
+type Answer = Result<Response<Streaming<ShipResponse>>, Status>;
+
+impl Call {
+    /// Returns the next response; `None` when the shipper has ended the call.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    async fn next(&mut self) -> Result<Option<ShipResponse>, Status> {
+        loop {
+            match self {
+                Self::Begun(answer) => {
+                    let answer = answer.await?;
+                    *self = Self::Answered(Box::new(answer.into_inner()));
+                }
+                Self::Answered(responses) => return responses.message().await,
+            }
+        }
+    }
+}
+
+/// The gatherer, at rest or at work on a blocking thread.
+enum Pass {
+    Idle(Option<Gatherer>),
+    Running(JoinHandle<(Gatherer, Round)>),
+}
+
+impl Pass {
+    fn start(
+        mut gatherer: Gatherer,
+        work: impl FnOnce(&mut Gatherer) -> Round + Send + 'static,
+    ) -> Self {
+        Self::Running(tokio::task::spawn_blocking(move || {
+            let round = work(&mut gatherer);
+            (gatherer, round)
+        }))
+    }
+
+    fn is_running(&self) -> bool {
+        matches!(self, Self::Running(_))
+    }
+
+    /// Waits for the work to be done; for ever if there is none.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    async fn done(&mut self) -> Option<Round> {
+        let Self::Running(work) = self else {
+            return std::future::pending().await;
+        };
+        match work.await {
+            Ok((gatherer, round)) => {
+                *self = Self::Idle(Some(gatherer));
+                Some(round)
+            }
+            Err(error) => {
+                tracing::error!(%error, "a pass over the journals has failed");
+                *self = Self::Idle(None);
+                None
+            }
+        }
+    }
+
+    async fn into_gatherer(mut self) -> Option<Gatherer> {
+        if self.is_running() {
+            self.done().await;
+        }
+        match self {
+            Self::Idle(gatherer) => gatherer,
+            Self::Running(_) => None,
+        }
+    }
+}
+
+type Reporting = Pin<Box<dyn Future<Output = Result<Response<ReportAck>, Status>> + Send>>;
+
+struct Session {
+    pass: Pass,
+    call: Call,
+    /// Ended by a shipper that takes no reports.
+    reporting: Option<Reporting>,
+    reports: mpsc::Sender<HostReport>,
+    responses: Vec<ShipResponse>,
+    /// A request that the call has not taken yet.
+    outbox: Option<ShipRequest>,
+    /// When the next pass gathers; `None` with nothing to gather.
+    gather_at: Option<Instant>,
+    gathered_at: Option<Instant>,
+    /// When a stream is to be tried again although nothing arrives.
+    wake_at: Option<Instant>,
+    report_at: Instant,
+    /// Set when the driver stops: nothing more is sent, and acknowledgements are awaited.
+    finish_by: Option<Instant>,
+    was_useful: bool,
+}
+
+impl Session {
+    async fn run(
+        &mut self,
+        forwarder: &mut Forwarder,
+        requests: mpsc::Sender<ShipRequest>,
+    ) -> SessionEnd {
+        loop {
+            let now = Instant::now();
+            if let Some(end) = self.step(now) {
+                return end;
+            }
+            let timer = self.timer();
+            let is_stopping = self.finish_by.is_some();
+            tokio::select! {
+                response = self.call.next(), if self.responses.len() < RESPONSES_HELD_MAX => {
+                    match response {
+                        Ok(Some(response)) => {
+                            self.was_useful |= !response.opened.is_empty();
+                            self.responses.push(response);
+                        }
+                        Ok(None) => return SessionEnd::Ended,
+                        Err(status) => return SessionEnd::Failed(status),
+                    }
+                }
+                round = self.pass.done() => {
+                    let Some(round) = round else {
+                        return SessionEnd::Pass;
+                    };
+                    if let Some(fault) = self.take_round(round) {
+                        return SessionEnd::Fault(fault);
+                    }
+                }
+                permit = requests.reserve(), if self.outbox.is_some() => {
+                    // An error says that the call has ended; the call itself says why.
+                    if let (Ok(permit), Some(request)) = (permit, self.outbox.take()) {
+                        permit.send(request);
+                    }
+                }
+                () = forwarder.signals.arrived.notified(), if self.gather_at.is_none() => {
+                    let earliest = self.gathered_at.map_or(now, |at| at + TICK);
+                    self.gather_at = Some(earliest);
+                }
+                () = sleep_until(timer.unwrap_or(now)), if timer.is_some() => {}
+                status = reported(&mut self.reporting) => {
+                    tracing::debug!(?status, "the shipper takes no reports");
+                    self.reporting = None;
+                }
+                _ = forwarder.shutdown.wait_for(|&is_stopping| is_stopping), if !is_stopping => {
+                    self.finish_by = Some(now + FINISH_WAIT_MAX);
+                }
+            }
+        }
+    }
+
+    /// Starts what is due. Returns why the session ends, if it does.
+    fn step(&mut self, now: Instant) -> Option<SessionEnd> {
+        if self.finish_by.is_some_and(|by| by <= now) {
+            return Some(SessionEnd::Shutdown);
+        }
+        if self.wake_at.is_some_and(|at| at <= now) {
+            self.wake_at = None;
+            self.gather_at = Some(now);
+        }
+        let gathers = self.may_gather() && self.gather_at.is_some_and(|at| at <= now);
+        let reports = self.reporting.is_some() && self.report_at <= now;
+        let Pass::Idle(idle) = &mut self.pass else {
+            return None;
+        };
+        if !gathers && !reports && self.responses.is_empty() {
+            let is_settled = idle
+                .as_ref()
+                .is_none_or(|gatherer| !gatherer.has_in_flight());
+            let is_done = self.finish_by.is_some() && is_settled;
+            return is_done.then_some(SessionEnd::Shutdown);
+        }
+        let Some(gatherer) = idle.take() else {
+            return Some(SessionEnd::Pass);
+        };
+        if gathers {
+            self.gather_at = None;
+            self.gathered_at = Some(now);
+        }
+        if reports {
+            self.report_at = now + REPORT_INTERVAL;
+        }
+        let mut responses = std::mem::take(&mut self.responses);
+        self.pass = Pass::start(gatherer, move |gatherer| {
+            let mut round = gatherer.apply(&mut responses, now);
+            if gathers && round.fault.is_none() {
+                gatherer.gather(now, &mut round);
+            }
+            if reports {
+                round.report = Some(gatherer.report());
+            }
+            round
+        });
+        None
+    }
+
+    /// Returns whether a request may be filled: the last one is on its way, and the driver does
+    /// not stop.
+    fn may_gather(&self) -> bool {
+        self.outbox.is_none() && self.finish_by.is_none()
+    }
+
+    /// Returns when something is due that nothing else tells.
+    fn timer(&self) -> Option<Instant> {
+        if self.pass.is_running() {
+            return self.finish_by;
+        }
+        let gather_at = self.gather_at.filter(|_| self.may_gather());
+        let report_at = self.reporting.as_ref().map(|_| self.report_at);
+        let all = [gather_at, report_at, self.wake_at, self.finish_by];
+        all.into_iter().flatten().min()
+    }
+
+    /// Takes what a pass found. Returns how the shipper broke the contract, if it did.
+    fn take_round(&mut self, round: Round) -> Option<String> {
+        if round.request.is_some() {
+            self.outbox = round.request;
+        }
+        if round.has_more || round.has_credit {
+            self.gather_at = Some(Instant::now());
+        }
+        self.wake_at = round.wake_at;
+        if let Some(report) = round.report {
+            // One that waits is old, but the next one follows soon.
+            self.reports.try_send(report).ok();
+        }
+        round.fault
+    }
+}
+
+/// Waits for the report call to fail; for ever if there is none.
+async fn reported(reporting: &mut Option<Reporting>) -> Option<Status> {
+    match reporting {
+        Some(reporting) => reporting.await.err(),
+        None => std::future::pending().await,
+    }
+}
+
+fn tune(endpoint: tonic::transport::Endpoint) -> tonic::transport::Endpoint {
+    endpoint
+        .connect_timeout(CONNECT_WAIT_MAX)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(HTTP2_WINDOW_BYTES)
+        .initial_connection_window_size(HTTP2_WINDOW_BYTES)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_WAIT_MAX)
+        .keep_alive_while_idle(true)
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, ConnectError> {
+    let owned = path.to_path_buf();
+    let read = crate::keeper::blocking(move || std::fs::read(owned)).await;
+    let read = read.unwrap_or_else(|| Err(std::io::ErrorKind::Other.into()));
+    read.map_err(|source| ConnectError::File {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+fn bearer(path: &Path, content: &[u8]) -> Result<MetadataValue<Ascii>, ConnectError> {
+    let token_error = || ConnectError::Token {
+        path: path.to_path_buf(),
+    };
+    let token = std::str::from_utf8(content)
+        .map_err(|_| token_error())?
+        .trim();
+    if token.is_empty() {
+        return Err(token_error());
+    }
+    let mut value: MetadataValue<Ascii> = format!("Bearer {token}")
+        .parse()
+        .map_err(|_| token_error())?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_one_line_and_never_shown() {
+        let path = Path::new("/token");
+        let token = bearer(path, b"  s3cret\n").unwrap();
+        assert_eq!(token.to_str().unwrap(), "Bearer s3cret");
+        let bearer_of = Bearer { token: Some(token) };
+        assert!(!format!("{bearer_of:?}").contains("s3cret"));
+        for bad in [&b""[..], b" \n", b"a\nb", b"\xff"] {
+            assert!(bearer(path, bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,551 @@
+//! What the next request carries: one pass over the streams that have something to say.
+//!
+//! Pure of network and time: the forwarder hands in the shipper's responses and the present time,
+//! and gets a request back. It reads the disk, so it runs on a blocking thread. All state of a
+//! call lives here, with one owner at a time, so nothing in it is locked.
+//!
+//! ```text
+//! Waiting ──something to say──▶ Open sent ──Opened──▶ Open ──Finish sent, all acked──▶ retired
+//!                                  ▲  └────Refused────▶ Refused ─┐
+//!                                  └──────────backoff────────────┘
+//! ```
+//!
+//! Bounds: a request holds [`REQUEST_BYTES_MAX`] of frames and [`EVENTS_MAX`] events; a stream
+//! gives one chunk per turn, and turns go round, so that a busy stream does not delay a quiet one.
+//! Beyond [`STREAMS_PER_CALL_MAX`] streams the next waits until one ends.
+
+use crate::containers::{Stream, Table};
+use crate::fifo::Signals;
+use crate::journal::{AckError, Fates, Hole, Next};
+use crate::logging::Throttle;
+use bytes::{Bytes, BytesMut};
+use proto::backoff::Backoff;
+use proto::limits::{
+    CHUNK_BYTES_MAX, FRAME_BYTES_MAX, REQUEST_FRAMES_BYTES_MAX, STREAMS_PER_CALL_MAX,
+};
+use proto::relay::{
+    self, Ack, Chunk, Event, Finish, HostReport, ShipRequest, ShipResponse, event::Kind,
+};
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Bytes of frames in one request. Half of what the contract allows: twice as much costs 2 MiB of
+/// memory and, measured, no less CPU per frame.
+const REQUEST_BYTES_MAX: usize = REQUEST_FRAMES_BYTES_MAX / 2;
+
+/// Events in one request. Opens are large, and there may be thousands after a reconnect.
+const EVENTS_MAX: usize = 1024;
+
+/// Bytes of opens in one request, so that it fits a message.
+const OPENS_BYTES_MAX: usize = proto::limits::OPEN_BYTES_MAX;
+
+/// Delay before a stream that was refused is opened again: first, and at most.
+const REFUSED_BASE: Duration = Duration::from_secs(1);
+const REFUSED_CAP: Duration = Duration::from_secs(30);
+
+/// How often a read may fail before the segment is given up.
+const READ_ATTEMPTS_MAX: u32 = 3;
+
+/// Delay before a failed read is tried again.
+const READ_RETRY: Duration = Duration::from_secs(1);
+
+static SAVE_FAILED: Throttle = Throttle::new();
+static READ_FAILED: Throttle = Throttle::new();
+
+const _: () = assert!(
+    REQUEST_BYTES_MAX + 2 * OPENS_BYTES_MAX < proto::limits::MESSAGE_BYTES_MAX,
+    "a request must fit a message even if its last open is the largest"
+);
+
+/// What a pass found.
+#[derive(Debug, Default)]
+pub(crate) struct Round {
+    /// What to send, if anything.
+    pub(crate) request: Option<ShipRequest>,
+    /// The request was full: another one is waiting.
+    pub(crate) has_more: bool,
+    /// A stream that waited for credit has it.
+    pub(crate) has_credit: bool,
+    /// When to gather again although nothing happens.
+    pub(crate) wake_at: Option<Instant>,
+    /// The host's counters, if they were asked for.
+    pub(crate) report: Option<HostReport>,
+    /// The shipper broke the contract: the call must end.
+    pub(crate) fault: Option<String>,
+}
+
+/// Everything that belongs to one call.
+#[derive(Debug)]
+pub(crate) struct Gatherer {
+    table: Arc<Table>,
+    signals: Arc<Signals>,
+    /// Random bits for the jitter of backoffs.
+    seed: u64,
+    streams: HashMap<u32, CallStream>,
+    /// Streams that have something to say; each once.
+    queue: VecDeque<u32>,
+    ready: Vec<Arc<Stream>>,
+    /// Streams beyond the bound of a call.
+    surplus: VecDeque<Arc<Stream>>,
+    /// Numbers of streams to try again, and when.
+    retries: Vec<(Instant, u32)>,
+    buffers: Buffers,
+}
+
+/// A stream's part in the call.
+#[derive(Debug)]
+struct CallStream {
+    stream: Arc<Stream>,
+    phase: Phase,
+    backoff: Backoff,
+    refusal: String,
+    is_queued: bool,
+    wants_credit: bool,
+    read_failure_count: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Waiting,
+    OpenSent,
+    Open { window_bytes: u64 },
+    Refused,
+}
+
+/// A request in the making. Chunks get their bytes when the buffer is complete.
+#[derive(Default)]
+struct Draft {
+    events: Vec<Event>,
+    chunks: Vec<(usize, Range<usize>)>,
+    used_bytes: usize,
+    open_bytes: usize,
+}
+
+impl Draft {
+    fn push(&mut self, kind: Kind) {
+        self.events.push(Event { kind: Some(kind) });
+    }
+
+    fn is_full(&self) -> bool {
+        self.events.len() >= EVENTS_MAX
+            || self.open_bytes >= OPENS_BYTES_MAX
+            || REQUEST_BYTES_MAX - self.used_bytes < FRAME_BYTES_MAX
+    }
+}
+
+impl Gatherer {
+    /// Returns a gatherer with no call.
+    pub(crate) fn new(table: Arc<Table>, signals: Arc<Signals>, seed: u64) -> Self {
+        Self {
+            table,
+            signals,
+            seed,
+            streams: HashMap::new(),
+            queue: VecDeque::new(),
+            ready: Vec::new(),
+            surplus: VecDeque::new(),
+            retries: Vec::new(),
+            buffers: Buffers::default(),
+        }
+    }
+
+    /// Forgets the last call: nothing is in flight, and every stream that has something to say
+    /// has to open again. Between calls, so that what is in flight nowhere can be dropped.
+    pub(crate) fn reset(&mut self) {
+        self.streams.clear();
+        self.queue.clear();
+        self.surplus.clear();
+        self.retries.clear();
+        for stream in self.table.streams() {
+            stream.journal().rewind();
+            self.enqueue_stream(&stream);
+        }
+    }
+
+    /// Returns whether anything sent is not acknowledged.
+    pub(crate) fn has_in_flight(&self) -> bool {
+        self.streams.values().any(|call| {
+            let is_open = matches!(call.phase, Phase::Open { .. });
+            is_open && call.stream.journal().has_in_flight()
+        })
+    }
+
+    /// Applies what the shipper said. Blocks on the disk.
+    pub(crate) fn apply(&mut self, responses: &mut Vec<ShipResponse>, now: Instant) -> Round {
+        let mut round = Round::default();
+        for response in responses.drain(..) {
+            for opened in response.opened {
+                self.opened(opened.stream, opened.window_bytes, &mut round);
+            }
+            for ack in response.acks {
+                self.acked(&ack, &mut round);
+            }
+            for window in response.windows {
+                self.resized(window.stream, window.bytes, &mut round);
+            }
+            for refused in response.refused {
+                self.refused(refused.stream, refused.reason, now);
+            }
+        }
+        round.wake_at = self.retries.iter().map(|&(at, _)| at).min();
+        round
+    }
+
+    /// Returns the host's counters.
+    pub(crate) fn report(&self) -> HostReport {
+        HostReport {
+            host: self.table.host_name().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            streams: self.table.reports(),
+        }
+    }
+
+    /// Fills a request. Blocks on the disk.
+    pub(crate) fn gather(&mut self, now: Instant, round: &mut Round) {
+        self.enqueue_ready(now);
+        let mut draft = Draft::default();
+        let mut buffer = self.buffers.take();
+        while !draft.is_full() {
+            let Some(number) = self.queue.pop_front() else {
+                break;
+            };
+            self.turn(number, now, &mut buffer, &mut draft);
+        }
+        round.has_more = !self.queue.is_empty();
+        round.wake_at = self.retries.iter().map(|&(at, _)| at).min();
+        let frames = self.buffers.put(buffer);
+        for (index, range) in draft.chunks {
+            if let Some(Event {
+                kind: Some(Kind::Chunk(chunk)),
+            }) = draft.events.get_mut(index)
+            {
+                chunk.frames = frames.slice(range);
+            }
+        }
+        if !draft.events.is_empty() {
+            round.request = Some(ShipRequest {
+                events: draft.events,
+            });
+        }
+    }
+
+    fn enqueue_ready(&mut self, now: Instant) {
+        let mut ready = std::mem::take(&mut self.ready);
+        self.signals.take_ready(&mut ready);
+        for stream in ready.drain(..) {
+            self.enqueue_stream(&stream);
+        }
+        self.ready = ready;
+        let mut due = Vec::new();
+        self.retries.retain(|&(at, number)| {
+            let is_due = at <= now;
+            if is_due {
+                due.push(number);
+            }
+            !is_due
+        });
+        for number in due {
+            if let Some(call) = self.streams.get_mut(&number)
+                && call.phase == Phase::Refused
+            {
+                call.phase = Phase::Waiting;
+            }
+            self.enqueue(number);
+        }
+    }
+
+    fn enqueue_stream(&mut self, stream: &Arc<Stream>) {
+        let number = stream.number();
+        if !self.streams.contains_key(&number) {
+            if self.streams.len() >= STREAMS_PER_CALL_MAX {
+                self.surplus.push_back(Arc::clone(stream));
+                return;
+            }
+            let seed = self.seed ^ u64::from(number);
+            self.streams.insert(
+                number,
+                CallStream {
+                    stream: Arc::clone(stream),
+                    phase: Phase::Waiting,
+                    backoff: Backoff::new(REFUSED_BASE, REFUSED_CAP, seed),
+                    refusal: String::new(),
+                    is_queued: false,
+                    wants_credit: false,
+                    read_failure_count: 0,
+                },
+            );
+        }
+        self.enqueue(number);
+    }
+
+    fn enqueue(&mut self, number: u32) {
+        if let Some(call) = self.streams.get_mut(&number)
+            && !call.is_queued
+        {
+            call.is_queued = true;
+            self.queue.push_back(number);
+        }
+    }
+
+    /// Lets a stream say one thing, and queues it again if it may have more.
+    fn turn(&mut self, number: u32, now: Instant, buffer: &mut BytesMut, draft: &mut Draft) {
+        let Some(call) = self.streams.get_mut(&number) else {
+            return;
+        };
+        call.is_queued = false;
+        let journal = call.stream.journal();
+        if journal.is_complete() && call.phase == Phase::Waiting {
+            self.retire(number);
+            return;
+        }
+        let window_bytes = match call.phase {
+            Phase::Open { window_bytes } => window_bytes,
+            Phase::Waiting if journal.has_unsent() && journal.unacked_bytes() > 0 => {
+                let open = call.stream.open_message();
+                draft.open_bytes += prost::Message::encoded_len(&open);
+                draft.push(Kind::Open(Box::new(open)));
+                call.phase = Phase::OpenSent;
+                return;
+            }
+            Phase::Waiting | Phase::OpenSent | Phase::Refused => return,
+        };
+        let end = buffer.len().min(draft.used_bytes + CHUNK_BYTES_MAX);
+        let into = buffer.get_mut(draft.used_bytes..end).unwrap_or_default();
+        call.wants_credit = false;
+        let may_have_more = match journal.next(window_bytes, into) {
+            Ok(next) => {
+                call.read_failure_count = 0;
+                call.say(next, draft)
+            }
+            Err(error) => {
+                if let Some(suppressed_count) = READ_FAILED.pass() {
+                    tracing::error!(
+                        suppressed_count,
+                        error = %crate::Chain(&error),
+                        container = call.stream.container_id(),
+                        "could not read a journal"
+                    );
+                }
+                call.read_failure_count += 1;
+                if call.read_failure_count >= READ_ATTEMPTS_MAX {
+                    call.stream.journal().skip_unreadable();
+                    call.read_failure_count = 0;
+                }
+                self.retries.push((now + READ_RETRY, number));
+                false
+            }
+        };
+        if may_have_more {
+            self.enqueue(number);
+        } else {
+            self.retire_if_done(number);
+        }
+    }
+
+    fn opened(&mut self, number: u32, window_bytes: u64, round: &mut Round) {
+        let Some(call) = self.streams.get_mut(&number) else {
+            return;
+        };
+        call.phase = Phase::Open { window_bytes };
+        call.backoff.reset();
+        call.refusal.clear();
+        round.has_credit = true;
+        self.enqueue(number);
+    }
+
+    fn acked(&mut self, ack: &Ack, round: &mut Round) {
+        // A stream that is retired may be acknowledged once more.
+        let Some(call) = self.streams.get_mut(&ack.stream) else {
+            return;
+        };
+        let fates = Fates {
+            delivered: ack.delivered_entries,
+            filtered: ack.filtered_entries,
+            dead_lettered: ack.dead_lettered_entries,
+        };
+        match call.stream.journal().ack(ack.offset, fates) {
+            Ok(()) => {}
+            Err(error @ AckError::BeyondSent { .. }) => {
+                let container = call.stream.container_id();
+                round.fault = Some(format!("container {container}: {error}"));
+                return;
+            }
+            Err(error @ AckError::Save(_)) => {
+                if let Some(suppressed_count) = SAVE_FAILED.pass() {
+                    tracing::warn!(
+                        suppressed_count,
+                        error = %crate::Chain(&error),
+                        container = call.stream.container_id(),
+                        "an acknowledgement is not on disk"
+                    );
+                }
+            }
+        }
+        if std::mem::take(&mut call.wants_credit) {
+            round.has_credit = true;
+            self.enqueue(ack.stream);
+        }
+        self.retire_if_done(ack.stream);
+    }
+
+    fn resized(&mut self, number: u32, bytes: u64, round: &mut Round) {
+        let Some(call) = self.streams.get_mut(&number) else {
+            return;
+        };
+        if let Phase::Open { window_bytes } = &mut call.phase {
+            *window_bytes = bytes;
+            if std::mem::take(&mut call.wants_credit) {
+                round.has_credit = true;
+                self.enqueue(number);
+            }
+        }
+    }
+
+    fn refused(&mut self, number: u32, reason: String, now: Instant) {
+        let Some(call) = self.streams.get_mut(&number) else {
+            return;
+        };
+        call.phase = Phase::Refused;
+        call.stream.journal().rewind();
+        if call.refusal != reason {
+            tracing::warn!(
+                container = call.stream.container_id(),
+                reason,
+                "the shipper refuses a container: its entries stay in the journal"
+            );
+            call.refusal = reason;
+        }
+        // At least half of it: a refusal is seldom over within a moment.
+        let delay = call.backoff.next_delay().max(REFUSED_BASE / 2);
+        self.retries.push((now + delay, number));
+    }
+
+    fn retire_if_done(&mut self, number: u32) {
+        let is_done = self.streams.get(&number).is_some_and(|call| {
+            let journal = call.stream.journal();
+            journal.is_complete() && !journal.has_unsent()
+        });
+        if is_done {
+            self.retire(number);
+        }
+    }
+
+    fn retire(&mut self, number: u32) {
+        if let Some(call) = self.streams.remove(&number) {
+            self.table.retire(&call.stream);
+        }
+        if let Some(stream) = self.surplus.pop_front() {
+            self.enqueue_stream(&stream);
+        }
+    }
+}
+
+impl CallStream {
+    /// Puts what a stream has to say into the request. Returns whether it may have more.
+    fn say(&mut self, next: Next, draft: &mut Draft) -> bool {
+        let stream = self.stream.number();
+        match next {
+            Next::Frames {
+                first_offset,
+                bytes,
+            } => {
+                let end = draft.used_bytes + bytes;
+                draft
+                    .chunks
+                    .push((draft.events.len(), draft.used_bytes..end));
+                draft.used_bytes = end;
+                draft.push(Kind::Chunk(Chunk {
+                    stream,
+                    first_offset,
+                    frames: Bytes::new(),
+                }));
+                true
+            }
+            Next::Hole(hole) => {
+                draft.push(Kind::Hole(hole_event(stream, &hole)));
+                true
+            }
+            Next::Finish { end_offset } => {
+                draft.push(Kind::Finish(Finish { stream, end_offset }));
+                false
+            }
+            Next::Idle => false,
+            Next::NoCredit => {
+                self.wants_credit = true;
+                false
+            }
+            Next::NoRoom => true,
+        }
+    }
+}
+
+fn hole_event(stream: u32, hole: &Hole) -> relay::Hole {
+    relay::Hole {
+        stream,
+        first_offset: hole.span.start,
+        end_offset: hole.span.end,
+        entries: hole.entries,
+        first_time_nano: hole.first_time_nano,
+        last_time_nano: hole.last_time_nano,
+        reason: hole.reason.as_str().to_owned(),
+    }
+}
+
+/// Buffers of requests, used again when the transport has let go of them: fresh memory would cost
+/// more than what is copied into it.
+#[derive(Debug, Default)]
+struct Buffers {
+    lent: Vec<Bytes>,
+}
+
+impl Buffers {
+    /// Buffers kept: one being sent, one being filled.
+    const KEPT_MAX: usize = 2;
+
+    fn take(&mut self) -> BytesMut {
+        for _ in 0..self.lent.len() {
+            match self.lent.remove(0).try_into_mut() {
+                Ok(buffer) => return buffer,
+                Err(lent) => self.lent.push(lent),
+            }
+        }
+        BytesMut::zeroed(REQUEST_BYTES_MAX)
+    }
+
+    fn put(&mut self, buffer: BytesMut) -> Bytes {
+        let buffer = buffer.freeze();
+        if self.lent.len() < Self::KEPT_MAX {
+            self.lent.push(buffer.clone());
+        }
+        buffer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_used_again_when_no_chunk_of_it_is_left() {
+        let mut buffers = Buffers::default();
+        let buffer = buffers.take();
+        let address = buffer.as_ptr();
+        let frames = buffers.put(buffer);
+        let chunk = frames.slice(10..20);
+        drop(frames);
+        assert_ne!(
+            buffers.take().as_ptr(),
+            address,
+            "a chunk is still being sent"
+        );
+        drop(chunk);
+        let buffer = buffers.take();
+        assert_eq!(
+            (buffer.as_ptr(), buffer.len()),
+            (address, REQUEST_BYTES_MAX)
+        );
+    }
+}

@@ -1,0 +1,199 @@
+//! The writing side of a journal. It takes no lock but at a new segment, and never waits for a
+//! reader.
+//!
+//! When the disk refuses (any error but "full"), the next bytes go to a segment in memory, at most
+//! [`FALLBACK_BYTES_MAX`] of them: a container must not stop because a disk fails. Every new
+//! segment tries the disk again.
+
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use super::medium::{Medium as _, Memory};
+use super::{Journal, Segment, lock};
+use crate::logging::Throttle;
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Bytes that a container's journal holds in memory while its disk refuses to take them.
+const FALLBACK_BYTES_MAX: u64 = 2 << 20;
+
+/// Age at which a segment that is acknowledged to its end is left for a new one. The kernel writes
+/// dirty pages back after 30 s (`vm.dirty_expire_centisecs`).
+const SEGMENT_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// What became of an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Appended {
+    /// Bytes moved; the FIFO was found empty.
+    Moved(usize),
+    /// Bytes moved; there may be more, beyond a segment's end or what was asked for.
+    MovedAndMore(usize),
+    /// The FIFO is empty.
+    Empty,
+    /// The FIFO is empty and no one will write to it.
+    End,
+    /// The journal, the host's journals, or the disk is full.
+    Full,
+}
+
+/// The writing side of a journal: the pump has the only one.
+#[derive(Debug)]
+pub(crate) struct Appender {
+    pub(super) segment: Option<Arc<Segment>>,
+    pub(super) opened_at: Option<Instant>,
+    /// The disk refused the last write: the next segment is in memory.
+    pub(super) must_fall_back: bool,
+}
+
+impl Appender {
+    /// Moves at most `bytes_max` bytes from a FIFO to the journal's tail.
+    ///
+    /// # Errors
+    /// The disk's word if not even memory takes the bytes. They are still in the FIFO.
+    pub(crate) fn append(
+        &mut self,
+        journal: &Journal,
+        fifo: BorrowedFd<'_>,
+        bytes_max: usize,
+        now: Instant,
+    ) -> Result<Appended, Errno> {
+        let mut room = journal.room_bytes();
+        let tail = journal.tail.load(Ordering::Relaxed);
+        let segment = match self.usable_segment(journal, tail, now) {
+            _ if room == 0 => return Ok(Appended::Full),
+            Some(segment) => segment,
+            None => match self.next_segment(journal, tail, now)? {
+                Some(segment) => segment,
+                None => return Ok(Appended::Full),
+            },
+        };
+        if segment.is_fallback {
+            room = room.min(journal.fallback_room_bytes());
+        }
+        let position = tail.saturating_sub(segment.start);
+        let segment_room = journal.bounds.segment_bytes.saturating_sub(position);
+        let room = usize::try_from(room.min(segment_room)).unwrap_or(usize::MAX);
+        let asked = bytes_max.min(room);
+        match journal
+            .medium
+            .splice(fifo, segment.file.as_fd(), position, asked)
+        {
+            Ok(0) => Ok(Appended::End),
+            Ok(bytes) => {
+                journal.appended(&segment, tail, bytes as u64);
+                match bytes < asked {
+                    true => Ok(Appended::Moved(bytes)),
+                    false => Ok(Appended::MovedAndMore(bytes)),
+                }
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(Appended::Empty),
+            Err(Errno::NOSPC | Errno::DQUOT) => Ok(Appended::Full),
+            Err(error) if segment.is_fallback || journal.medium.is_memory() => Err(error),
+            Err(error) => {
+                say_fallen_back(error);
+                self.must_fall_back = true;
+                self.append(journal, fifo, bytes_max, now)
+            }
+        }
+    }
+
+    /// Puts the next bytes into memory: the disk is full, nothing that is dropped frees it, and
+    /// the FIFO must be read.
+    pub(crate) fn fall_back(&mut self) {
+        self.must_fall_back = true;
+    }
+
+    fn usable_segment(&self, journal: &Journal, tail: u64, now: Instant) -> Option<Arc<Segment>> {
+        let segment = self.segment.as_ref()?;
+        let bytes = tail.saturating_sub(segment.start);
+        let is_spent = segment.is_fallback && journal.fallback_room_bytes() == 0;
+        if bytes >= journal.bounds.segment_bytes || self.must_fall_back || is_spent {
+            return None;
+        }
+        let is_old = self
+            .opened_at
+            .is_some_and(|opened_at| now.duration_since(opened_at) >= SEGMENT_AGE_MAX);
+        if is_old && bytes > 0 && journal.acked() == tail {
+            return None;
+        }
+        Some(Arc::clone(segment))
+    }
+
+    /// Starts a segment at the tail: on disk, unless that has just refused. `None` if neither has
+    /// room; the next call tries the disk again.
+    fn next_segment(
+        &mut self,
+        journal: &Journal,
+        tail: u64,
+        now: Instant,
+    ) -> Result<Option<Arc<Segment>>, Errno> {
+        let mut on_disk = None;
+        if !std::mem::take(&mut self.must_fall_back) {
+            match journal.medium.create(tail) {
+                Ok(file) => on_disk = Some(file),
+                Err(Errno::NOSPC | Errno::DQUOT) => return Ok(None),
+                Err(error) => say_fallen_back(error),
+            }
+        }
+        let is_fallback = on_disk.is_none();
+        let file = match on_disk {
+            Some(file) => file,
+            None if journal.fallback_room_bytes() == 0 => return Ok(None),
+            None => Memory.create(tail)?,
+        };
+        let segment = Arc::new(Segment {
+            start: tail,
+            end: AtomicU64::new(tail),
+            file,
+            is_fallback,
+        });
+        journal.push_segment(&segment);
+        self.segment = Some(Arc::clone(&segment));
+        self.opened_at = Some(now);
+        Ok(Some(segment))
+    }
+}
+
+impl Journal {
+    fn fallback_room_bytes(&self) -> u64 {
+        FALLBACK_BYTES_MAX.saturating_sub(self.fallback_bytes.load(Ordering::Relaxed))
+    }
+
+    fn push_segment(&self, segment: &Arc<Segment>) {
+        self.is_folder_dirty.store(true, Ordering::Relaxed);
+        let mut segments = lock(&self.segments);
+        // An empty one of the same start is what a refusing disk left.
+        if segments
+            .back()
+            .is_some_and(|last| last.start == segment.start)
+        {
+            segments.pop_back();
+        }
+        segments.push_back(Arc::clone(segment));
+    }
+
+    fn appended(&self, segment: &Segment, tail: u64, bytes: u64) {
+        let end = tail.saturating_add(bytes);
+        segment.end.store(end, Ordering::Release);
+        self.tail.store(end, Ordering::Release);
+        self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.add(bytes);
+        if segment.is_fallback {
+            self.fallback_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+fn say_fallen_back(error: Errno) {
+    static FALLEN_BACK: Throttle = Throttle::new();
+    if let Some(suppressed_count) = FALLEN_BACK.pass() {
+        tracing::error!(
+            suppressed_count,
+            %error,
+            "the disk refuses a journal; its next bytes stay in memory and do not survive this process"
+        );
+    }
+}

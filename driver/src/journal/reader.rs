@@ -1,0 +1,321 @@
+//! The reading side of a journal: what is sent, acknowledged, damaged and dropped. It holds
+//! positions and counters, and touches no file; [`super::Journal`] keeps it behind one lock.
+
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use super::state::{self, Hole, Saved};
+use super::{Fates, Next, Segment};
+use crate::counters::{Counters, DropReason};
+use proto::frame::{self, Decoded, EntryView};
+use proto::limits::FRAME_BYTES_MAX;
+use std::collections::VecDeque;
+
+/// The reading side of a journal.
+#[derive(Debug)]
+pub(super) struct Reader {
+    pub(super) acked: u64,
+    pub(super) sent: u64,
+    pub(super) walked: u64,
+    /// Entries in `[acked, walked)` outside holes.
+    pub(super) live_entries: u64,
+    pub(super) settled: Counters,
+    /// By offset, none below `acked`, none overlapping.
+    pub(super) holes: VecDeque<Hole>,
+    pub(super) is_finish_sent: bool,
+    pub(super) sequence: u64,
+    pub(super) slot: Vec<u8>,
+}
+
+impl Reader {
+    pub(super) fn saved(&self) -> Saved {
+        // Damage is found again by reading. Of more holes than fit the newest are kept: a restart
+        // finds the older ones as gaps.
+        let mut holes: Vec<_> = self
+            .holes
+            .iter()
+            .rev()
+            .filter(|hole| hole.reason == DropReason::JournalFull)
+            .take(state::HOLES_MAX)
+            .cloned()
+            .collect();
+        holes.reverse();
+        Saved {
+            acked: self.acked,
+            settled: self.settled,
+            holes,
+        }
+    }
+
+    /// Sends the hole that stands next, if one does.
+    pub(super) fn send_hole(&mut self) -> Option<Hole> {
+        let sent = self.sent;
+        let hole = self.holes.iter().find(|hole| hole.span.start == sent)?;
+        self.sent = hole.span.end;
+        self.walked = self.walked.max(self.sent);
+        Some(hole.clone())
+    }
+
+    pub(super) fn next_hole_start(&self) -> Option<u64> {
+        self.hole_start_behind(self.sent)
+    }
+
+    pub(super) fn finish(&mut self, ended: bool, tail: u64) -> Next {
+        if !ended || self.is_finish_sent {
+            return Next::Idle;
+        }
+        self.is_finish_sent = true;
+        Next::Finish { end_offset: tail }
+    }
+
+    /// Returns the bytes that may be sent. Half the journal is the most that is ever in flight:
+    /// the other half can be dropped (J6).
+    pub(super) fn credit_bytes(&self, window_bytes: u64, in_flight_bytes_max: u64) -> u64 {
+        let window_bytes = window_bytes.min(in_flight_bytes_max);
+        let in_flight_bytes = self.in_flight_bytes();
+        if in_flight_bytes == 0 {
+            return window_bytes.max(FRAME_BYTES_MAX as u64);
+        }
+        window_bytes.saturating_sub(in_flight_bytes)
+    }
+
+    /// Returns the bytes of entries that are sent and not acknowledged. A hole takes no window.
+    fn in_flight_bytes(&self) -> u64 {
+        let hole_bytes = self
+            .holes
+            .iter()
+            .filter(|hole| hole.span.end <= self.sent)
+            .map(|hole| {
+                hole.span
+                    .end
+                    .saturating_sub(hole.span.start.max(self.acked))
+            })
+            .fold(0_u64, u64::saturating_add);
+        let span = self.sent.saturating_sub(self.acked);
+        span.saturating_sub(hole_bytes)
+    }
+
+    pub(super) fn send_frames(&mut self, walk: &Walk) -> Next {
+        let first_offset = self.sent;
+        self.sent = self.sent.saturating_add(walk.bytes as u64);
+        self.walked = self.walked.max(self.sent);
+        self.live_entries = self.live_entries.saturating_add(walk.new_entries);
+        Next::Frames {
+            first_offset,
+            bytes: walk.bytes,
+        }
+    }
+
+    /// Makes the next unsent bytes a hole.
+    pub(super) fn add_damage(&mut self, bytes: u64, reason: DropReason) {
+        let end = self.sent.saturating_add(bytes);
+        let index = self
+            .holes
+            .partition_point(|hole| hole.span.start < self.sent);
+        let hole = Hole {
+            span: self.sent..end,
+            entries: u64::from(reason == DropReason::CutShort),
+            first_time_nano: 0,
+            last_time_nano: 0,
+            reason,
+        };
+        self.holes.insert(index, hole);
+    }
+
+    /// Makes scanned, unsent bytes a hole, or part of the hole that they follow.
+    pub(super) fn add_dropped(&mut self, from: u64, scan: &Scan) {
+        if scan.end == from {
+            return;
+        }
+        self.live_entries = self.live_entries.saturating_sub(scan.walked_entries);
+        self.walked = self.walked.max(scan.end);
+        let sent = self.sent;
+        let before = self.holes.iter_mut().find(|hole| {
+            let is_unsent = hole.span.start >= sent;
+            is_unsent && hole.span.end == from && hole.reason == DropReason::JournalFull
+        });
+        if let Some(hole) = before {
+            hole.span.end = scan.end;
+            hole.entries = hole.entries.saturating_add(scan.entries);
+            hole.last_time_nano = scan.last_time_nano;
+            return;
+        }
+        let index = self.holes.partition_point(|hole| hole.span.start < from);
+        let hole = Hole {
+            span: from..scan.end,
+            entries: scan.entries,
+            first_time_nano: scan.first_time_nano,
+            last_time_nano: scan.last_time_nano,
+            reason: DropReason::JournalFull,
+        };
+        self.holes.insert(index, hole);
+    }
+
+    /// Returns where the holes that stand next end: the first byte that can still be dropped.
+    pub(super) fn first_unsent(&self) -> u64 {
+        let mut offset = self.sent;
+        for hole in &self.holes {
+            if hole.span.start == offset {
+                offset = hole.span.end;
+            }
+        }
+        offset
+    }
+
+    pub(super) fn unsent_hole_start(&self) -> Option<u64> {
+        let starts = self.holes.iter().map(|hole| hole.span.start);
+        starts.into_iter().find(|&start| start == self.sent)
+    }
+
+    pub(super) fn settle(&mut self, offset: u64, fates: Fates) {
+        self.acked = self.acked.max(offset);
+        let settled = &mut self.settled;
+        settled.delivered = settled.delivered.saturating_add(fates.delivered);
+        settled.filtered = settled.filtered.saturating_add(fates.filtered);
+        settled.dead_lettered = settled.dead_lettered.saturating_add(fates.dead_lettered);
+        let settled_entries = fates
+            .delivered
+            .saturating_add(fates.filtered)
+            .saturating_add(fates.dead_lettered);
+        self.live_entries = self.live_entries.saturating_sub(settled_entries);
+        while let Some(hole) = self.holes.front() {
+            if hole.span.end > self.acked {
+                break;
+            }
+            settled.dropped.add(hole.reason, hole.counted_entries());
+            self.holes.pop_front();
+        }
+    }
+
+    /// Returns where the next hole at or behind an offset begins.
+    pub(super) fn hole_start_behind(&self, offset: u64) -> Option<u64> {
+        let starts = self.holes.iter().map(|hole| hole.span.start);
+        starts.into_iter().find(|&start| start >= offset)
+    }
+
+    /// Returns whether a byte of a segment is neither acknowledged nor in a hole.
+    pub(super) fn needs(&self, segment: &Segment) -> bool {
+        let mut covered = segment.start.max(self.acked);
+        for hole in &self.holes {
+            if hole.span.start <= covered {
+                covered = covered.max(hole.span.end);
+            }
+        }
+        covered < segment.end()
+    }
+}
+
+/// The whole frames at the start of a buffer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Walk {
+    pub(super) bytes: usize,
+    /// Frames that were never walked before.
+    pub(super) new_entries: u64,
+    /// What follows them is no frame.
+    pub(super) is_malformed: bool,
+}
+
+/// Walks the frames of a buffer that begins at a journal offset, at most `bytes_max` of them, but
+/// always one. Looks at nothing but headers: this runs for every line.
+pub(super) fn walk(buffer: &[u8], bytes_max: usize, offset: u64, walked: u64) -> Walk {
+    let known_bytes = usize::try_from(walked.saturating_sub(offset)).unwrap_or(usize::MAX);
+    let mut walk = Walk {
+        bytes: 0,
+        new_entries: 0,
+        is_malformed: false,
+    };
+    loop {
+        match frame::decode(buffer.get(walk.bytes..).unwrap_or_default()) {
+            Decoded::Frame { frame_bytes, .. } => {
+                let end = walk.bytes.saturating_add(frame_bytes);
+                if walk.bytes > 0 && end > bytes_max {
+                    return walk;
+                }
+                walk.new_entries = walk
+                    .new_entries
+                    .saturating_add(u64::from(walk.bytes >= known_bytes));
+                walk.bytes = end;
+            }
+            Decoded::Incomplete => return walk,
+            Decoded::Malformed(_) => {
+                walk.is_malformed = true;
+                return walk;
+            }
+        }
+    }
+}
+
+/// Returns how many bytes at the start of a buffer, which does not begin with a whole frame, will
+/// never be one; `None` if more bytes may tell. `is_final` says that no more will come.
+pub(super) fn damage_bytes(buffer: &[u8], is_malformed: bool, is_final: bool) -> Option<usize> {
+    let boundary = match is_malformed || is_final {
+        true => frame::resync(buffer),
+        false => None,
+    };
+    match boundary {
+        // A frame cut short at the very end has no boundary behind it, only inside a line.
+        Some(bytes) if is_malformed => Some(bytes),
+        _ if is_final => Some(buffer.len()),
+        _ if is_malformed => {
+            let bytes = buffer.len().saturating_sub(frame::RESYNC_TAIL_BYTES);
+            (bytes > 0).then_some(bytes)
+        }
+        _ => None,
+    }
+}
+
+/// The entries of a range that is to be dropped.
+#[derive(Debug)]
+pub(super) struct Scan {
+    pub(super) end: u64,
+    pub(super) entries: u64,
+    /// Entries among them that were walked before.
+    pub(super) walked_entries: u64,
+    pub(super) first_time_nano: i64,
+    pub(super) last_time_nano: i64,
+}
+
+impl Scan {
+    pub(super) fn new(from: u64) -> Self {
+        Self {
+            end: from,
+            entries: 0,
+            walked_entries: 0,
+            first_time_nano: 0,
+            last_time_nano: 0,
+        }
+    }
+
+    /// Scans frames until one ends at or behind `goal`. Returns whether it got on.
+    pub(super) fn advance(&mut self, buffer: &[u8], goal: u64, walked: u64) -> bool {
+        let mut at = 0_usize;
+        while self.end < goal {
+            let rest = buffer.get(at..).unwrap_or_default();
+            let bytes = match frame::decode(rest) {
+                Decoded::Frame { entry, frame_bytes } => {
+                    self.count(entry, walked);
+                    frame_bytes
+                }
+                Decoded::Incomplete => break,
+                Decoded::Malformed(_) => match damage_bytes(rest, true, false) {
+                    Some(bytes) => bytes,
+                    None => break,
+                },
+            };
+            at = at.saturating_add(bytes);
+            self.end = self.end.saturating_add(bytes as u64);
+        }
+        at > 0
+    }
+
+    fn count(&mut self, entry: &[u8], walked: u64) {
+        let time_nano = EntryView::parse(entry).map_or(0, |view| view.time_nano);
+        if self.entries == 0 {
+            self.first_time_nano = time_nano;
+        }
+        self.last_time_nano = time_nano;
+        self.entries = self.entries.saturating_add(1);
+        self.walked_entries = self
+            .walked_entries
+            .saturating_add(u64::from(self.end < walked));
+    }
+}

@@ -1,0 +1,433 @@
+//! Opening a journal: what the folder holds, and what follows from it.
+//!
+//! [`plan`] is pure and total: any set of segments and any state give a journal that keeps the
+//! invariants, and every byte between the acknowledged offset and the tail is readable or in a
+//! hole.
+//!
+//! | found | so |
+//! |---|---|
+//! | no good slot | the journal is read from offset 0 |
+//! | nothing behind the acknowledged offset | the journal goes on at that offset (power loss took bytes that CLS has) |
+//! | a segment wholly acknowledged or in a hole | removed, but for the last |
+//! | a segment longer than the distance to the next | read up to the next |
+//! | a range that neither segment nor hole has | a hole: the disk has lost it (power loss), or only its acknowledgement; counted as lost rather than not at all |
+//! | the last segment ends inside a frame | nothing: the FIFO, or its end, tells the rest |
+//!
+//! An error of the disk is no damage: a folder that can't be read is left as it is.
+
+use super::medium::{Disk, Medium, Memory, STATE_FILE_NAME, segment_file_name, segment_start};
+use super::state::{self, Hole, Saved};
+use super::{Appender, Bounds, Budget, Journal, Reader, Segment, SyncMarks};
+use crate::counters::DropReason;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+
+/// A journal's folder could not be read; it is as before.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// The folder can't be listed.
+    #[error("could not list journal folder {}", folder.display())]
+    List {
+        /// The folder.
+        folder: PathBuf,
+        /// What the disk said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file in it can't be opened or read.
+    #[error("could not read journal file {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the disk said.
+        #[source]
+        source: Errno,
+    },
+}
+
+/// A journal that goes on, and how it was found.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    /// The journal.
+    pub(crate) journal: Journal,
+    /// Its only appender.
+    pub(crate) appender: Appender,
+    /// Ranges that the disk has lost.
+    pub(crate) gap_count: usize,
+}
+
+/// Opens the journal of a folder, new or from before.
+///
+/// # Errors
+/// [`OpenError`]; nothing was changed.
+pub(crate) fn open(
+    disk: Disk,
+    bounds: Bounds,
+    budget: &Arc<Budget>,
+) -> Result<Recovered, OpenError> {
+    let folder = disk.folder().to_path_buf();
+    let mut files = list_segments(&folder)?;
+    files.sort_unstable_by_key(|file| file.range.start);
+    let (sequence, saved) = read_state(&folder)?.unwrap_or_default();
+    let ranges: Vec<_> = files.iter().map(|file| file.range.clone()).collect();
+    let plan = plan(&saved, &ranges);
+    let mut segments = VecDeque::new();
+    for file in files {
+        let kept = plan.kept.iter().find(|kept| kept.start == file.range.start);
+        match kept {
+            Some(kept) => segments.push_back(Arc::new(Segment {
+                start: kept.start,
+                end: AtomicU64::new(kept.end),
+                file: file.file,
+                is_fallback: false,
+            })),
+            None => {
+                if let Err(error) = disk.remove(file.range.start) {
+                    tracing::warn!(
+                        %error,
+                        folder = %folder.display(),
+                        "could not remove a superfluous journal segment"
+                    );
+                }
+            }
+        }
+    }
+    let gap_count = plan.gap_count;
+    let reader = plan.into_reader(sequence, saved);
+    Ok(assemble(
+        Box::new(disk),
+        bounds,
+        budget,
+        segments,
+        reader,
+        gap_count,
+    ))
+}
+
+/// Returns an empty journal that lives in memory.
+pub(crate) fn in_memory(bounds: Bounds, budget: &Arc<Budget>) -> Recovered {
+    empty(Box::new(Memory), bounds, budget)
+}
+
+/// Returns an empty journal.
+pub(super) fn empty(medium: Box<dyn Medium>, bounds: Bounds, budget: &Arc<Budget>) -> Recovered {
+    let reader = plan(&Saved::default(), &[]).into_reader(0, Saved::default());
+    assemble(medium, bounds, budget, VecDeque::new(), reader, 0)
+}
+
+fn assemble(
+    medium: Box<dyn Medium>,
+    bounds: Bounds,
+    budget: &Arc<Budget>,
+    segments: VecDeque<Arc<Segment>>,
+    found: (Reader, u64),
+    gap_count: usize,
+) -> Recovered {
+    let (reader, tail) = found;
+    let held_bytes = segments
+        .iter()
+        .map(|segment| segment.end().saturating_sub(segment.start))
+        .fold(0_u64, u64::saturating_add);
+    budget.add(held_bytes);
+    let appender = Appender {
+        // A journal whose last bytes are lost goes on in a new segment.
+        segment: segments.back().filter(|last| last.end() == tail).cloned(),
+        opened_at: None,
+        must_fall_back: false,
+    };
+    let journal = Journal {
+        medium,
+        bounds,
+        budget: Arc::clone(budget),
+        tail: AtomicU64::new(tail),
+        acked: AtomicU64::new(reader.acked),
+        has_ended: AtomicBool::new(false),
+        held_bytes: AtomicU64::new(held_bytes),
+        fallback_bytes: AtomicU64::new(0),
+        has_overdraft: AtomicBool::new(false),
+        is_folder_dirty: AtomicBool::new(false),
+        segments: Mutex::new(segments),
+        reader: Mutex::new(reader),
+        sync_marks: Mutex::new(SyncMarks::default()),
+    };
+    Recovered {
+        journal,
+        appender,
+        gap_count,
+    }
+}
+
+/// A segment file as found.
+struct FoundFile {
+    range: Range<u64>,
+    file: OwnedFd,
+}
+
+fn list_segments(folder: &Path) -> Result<Vec<FoundFile>, OpenError> {
+    let list_error = |source| OpenError::List {
+        folder: folder.to_path_buf(),
+        source,
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(list_error)? {
+        let name = entry.map_err(list_error)?.file_name();
+        let Some(start) = name.to_str().and_then(segment_start) else {
+            continue;
+        };
+        let path = folder.join(segment_file_name(start));
+        let read_error = |source| OpenError::Read {
+            path: path.clone(),
+            source,
+        };
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&path, flags, Mode::empty()).map_err(read_error)?;
+        let stat = rustix::fs::fstat(&file).map_err(read_error)?;
+        let bytes = u64::try_from(stat.st_size).unwrap_or(0);
+        let range = start..start.saturating_add(bytes);
+        files.push(FoundFile { range, file });
+    }
+    Ok(files)
+}
+
+fn read_state(folder: &Path) -> Result<Option<(u64, Saved)>, OpenError> {
+    let path = folder.join(STATE_FILE_NAME);
+    let read_error = |source| OpenError::Read {
+        path: path.clone(),
+        source,
+    };
+    let file = match rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(read_error(error)),
+    };
+    let mut best: Option<(u64, Saved)> = None;
+    for at in [0, state::SLOT_STRIDE_BYTES] {
+        let mut slot = [0; state::SLOT_BYTES_MAX];
+        let bytes = rustix::io::retry_on_intr(|| rustix::io::pread(&file, &mut slot[..], at))
+            .map_err(read_error)?;
+        let decoded = state::decode(slot.get(..bytes).unwrap_or_default());
+        if let Some((sequence, saved)) = decoded
+            && best.as_ref().is_none_or(|(newest, _)| sequence > *newest)
+        {
+            best = Some((sequence, saved));
+        }
+    }
+    Ok(best)
+}
+
+/// What becomes of a folder's content.
+#[derive(Debug, PartialEq, Eq)]
+struct Plan {
+    acked: u64,
+    tail: u64,
+    /// Segments that stay, with the range that counts.
+    kept: Vec<Range<u64>>,
+    holes: Vec<Hole>,
+    gap_count: usize,
+}
+
+impl Plan {
+    /// Returns the reader that the plan begins with, and the tail.
+    fn into_reader(self, sequence: u64, saved: Saved) -> (Reader, u64) {
+        let reader = Reader {
+            acked: self.acked,
+            sent: self.acked,
+            walked: self.acked,
+            live_entries: 0,
+            settled: saved.settled,
+            holes: self.holes.into(),
+            is_finish_sent: false,
+            sequence,
+            slot: Vec::new(),
+        };
+        (reader, self.tail)
+    }
+}
+
+/// Decides over segments, sorted by start, and the state.
+fn plan(saved: &Saved, segments: &[Range<u64>]) -> Plan {
+    let acked = saved.acked;
+    let mut ranges: Vec<Range<u64>> = Vec::with_capacity(segments.len());
+    for segment in segments {
+        if let Some(before) = ranges.last_mut() {
+            before.end = before.end.min(segment.start);
+        }
+        ranges.push(segment.clone());
+    }
+    let mut holes = saved_holes(saved);
+    let segments_end = ranges.last().map_or(0, |last| last.end);
+    let holes_end = holes.last().map_or(0, |last| last.span.end);
+    let tail = acked.max(segments_end).max(holes_end);
+    let gaps = gaps(acked..tail, &ranges, &holes);
+    let gap_count = gaps.len();
+    holes.extend(gaps);
+    holes.sort_unstable_by_key(|hole| hole.span.start);
+    let is_superfluous = |range: &Range<u64>| {
+        range.end <= acked
+            || holes
+                .iter()
+                .any(|hole| hole.span.start <= range.start && range.end <= hole.span.end)
+    };
+    let last_start = ranges.last().map(|last| last.start);
+    // The last one stays as long as the journal goes on in it.
+    ranges.retain(|range| {
+        let goes_on = Some(range.start) == last_start && range.end == tail;
+        goes_on || !is_superfluous(range)
+    });
+    Plan {
+        acked,
+        tail,
+        kept: ranges,
+        holes,
+        gap_count,
+    }
+}
+
+/// Returns the saved holes above the acknowledged offset, in order, without overlap.
+fn saved_holes(saved: &Saved) -> Vec<Hole> {
+    let mut holes = saved.holes.clone();
+    holes.sort_unstable_by_key(|hole| hole.span.start);
+    let mut end = saved.acked;
+    holes.retain_mut(|hole| {
+        hole.span.start = hole.span.start.max(end);
+        end = end.max(hole.span.end);
+        hole.span.start < hole.span.end
+    });
+    holes
+}
+
+/// Returns what neither a segment nor a hole has, as holes.
+fn gaps(span: Range<u64>, segments: &[Range<u64>], holes: &[Hole]) -> Vec<Hole> {
+    let mut known: Vec<Range<u64>> = segments.to_vec();
+    known.extend(holes.iter().map(|hole| hole.span.clone()));
+    known.push(span.end..span.end);
+    known.sort_unstable_by_key(|range| range.start);
+    let mut gaps = Vec::new();
+    let mut at = span.start;
+    for range in known {
+        if range.start > at {
+            gaps.push(Hole {
+                span: at..range.start,
+                entries: 0,
+                first_time_nano: 0,
+                last_time_nano: 0,
+                reason: DropReason::DiskError,
+            });
+        }
+        at = at.max(range.end);
+    }
+    gaps
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::single_range_in_vec_init,
+    reason = "a panic fails a test; one range is a list too"
+)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn full(span: Range<u64>) -> Hole {
+        Hole {
+            span,
+            entries: 1,
+            first_time_nano: 0,
+            last_time_nano: 0,
+            reason: DropReason::JournalFull,
+        }
+    }
+
+    fn check(
+        acked: u64,
+        holes: Vec<Hole>,
+        segments: &[Range<u64>],
+    ) -> (u64, u64, Vec<Range<u64>>, Vec<Range<u64>>) {
+        let saved = Saved {
+            acked,
+            holes,
+            ..Saved::default()
+        };
+        let plan = plan(&saved, segments);
+        let holes = plan.holes.into_iter().map(|hole| hole.span).collect();
+        (plan.acked, plan.tail, plan.kept, holes)
+    }
+
+    #[test]
+    fn the_table_holds() {
+        // A new folder.
+        assert_eq!(check(0, vec![], &[]), (0, 0, vec![], vec![]));
+        // Everything was acknowledged and the last segment never created.
+        assert_eq!(check(9, vec![], &[]), (9, 9, vec![], vec![]));
+        // As left by SIGKILL: acknowledged segments not yet removed.
+        assert_eq!(
+            check(15, vec![], &[0..10, 10..20, 20..25]),
+            (15, 25, vec![10..20, 20..25], vec![])
+        );
+        // All acknowledged: the last one stays.
+        assert_eq!(
+            check(20, vec![], &[0..10, 10..20]),
+            (20, 20, vec![10..20], vec![])
+        );
+        // Power loss took acknowledged bytes.
+        assert_eq!(
+            check(30, vec![], &[0..10, 10..20]),
+            (30, 30, vec![], vec![])
+        );
+        // A dropped segment.
+        assert_eq!(
+            check(5, vec![full(8..22)], &[0..10, 20..25]),
+            (5, 25, vec![0..10, 20..25], vec![8..22])
+        );
+        // The drop was saved, the segment not yet removed.
+        assert_eq!(
+            check(5, vec![full(8..22)], &[0..10, 10..20, 20..25]),
+            (5, 25, vec![0..10, 20..25], vec![8..22])
+        );
+        // A segment is missing, one is short.
+        assert_eq!(
+            check(0, vec![], &[0..10, 20..24, 30..31]),
+            (0, 31, vec![0..10, 20..24, 30..31], vec![10..20, 24..30])
+        );
+        // The state is older than the first segment.
+        assert_eq!(
+            check(5, vec![], &[20..30]),
+            (5, 30, vec![20..30], vec![5..20])
+        );
+        // A hole reaches beyond what is left.
+        assert_eq!(
+            check(5, vec![full(8..40)], &[0..10]),
+            (5, 40, vec![0..10], vec![8..40])
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_is_readable_or_in_one_hole(
+            acked in 0_u64..100,
+            starts in prop::collection::btree_map(0_u64..100, 0_u64..40, 0..6),
+            spans in prop::collection::vec((0_u64..100, 0_u64..30), 0..4),
+        ) {
+            let segments: Vec<_> = starts.into_iter().map(|(start, bytes)| start..start + bytes).collect();
+            let holes = spans.into_iter().map(|(start, bytes)| full(start..start + bytes)).collect();
+            let saved = Saved { acked, holes, ..Saved::default() };
+            let plan = plan(&saved, &segments);
+            prop_assert!(plan.acked <= plan.tail);
+            for offset in plan.acked..plan.tail {
+                let holes = plan.holes.iter().filter(|hole| hole.span.contains(&offset)).count();
+                let is_kept = plan.kept.iter().any(|kept| kept.contains(&offset));
+                prop_assert!(holes == 1 || (holes == 0 && is_kept), "J4 at {offset}: {plan:?}");
+            }
+            let ends: Vec<_> = plan.kept.iter().map(|kept| kept.end).collect();
+            prop_assert!(ends.iter().all(|&end| end <= plan.tail) && ends.is_sorted(), "J1: {plan:?}");
+        }
+    }
+}

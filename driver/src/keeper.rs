@@ -1,0 +1,165 @@
+//! The keeper of the journals: makes room, syncs, watches the disk. All of it on a blocking
+//! thread, apart from the pump: a slow disk delays these chores and no container.
+//!
+//! It sleeps without a timer while everything is acknowledged.
+
+use crate::containers::{Stream, Table};
+use crate::fifo::Signals;
+use crate::journal::Budget;
+use crate::logging::Throttle;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
+
+static SYNC_FAILED: Throttle = Throttle::new();
+static DROPPED: Throttle = Throttle::new();
+static DROP_FAILED: Throttle = Throttle::new();
+
+/// What the keeper works with.
+#[derive(Debug, Clone)]
+pub(crate) struct Keeper {
+    /// The streams.
+    pub(crate) table: Arc<Table>,
+    /// What the pump says.
+    pub(crate) signals: Arc<Signals>,
+    /// What all journals hold.
+    pub(crate) budget: Arc<Budget>,
+    /// Folder whose disk is watched.
+    pub(crate) state_dir: PathBuf,
+    /// Free disk below which journals stop growing.
+    pub(crate) disk_free_bytes_min: u64,
+    /// Age at which unacknowledged bytes are synced.
+    pub(crate) sync: Duration,
+}
+
+impl Keeper {
+    /// Keeps the journals, for ever.
+    pub(crate) async fn run(self) {
+        let mut has_unacked = true;
+        let mut sync_at = Instant::now() + self.sync;
+        loop {
+            tokio::select! {
+                () = self.signals.starve.notified() => {
+                    let keeper = self.clone();
+                    let freed = blocking(move || keeper.make_room()).await.unwrap_or(0);
+                    if freed > 0 && let Some(suppressed_count) = DROPPED.pass() {
+                        tracing::error!(
+                            suppressed_count,
+                            held_bytes = self.budget.held_bytes(),
+                            "journals are full: the oldest entries are dropped, and counted"
+                        );
+                    }
+                }
+                () = self.signals.keep.notified(), if !has_unacked => {
+                    has_unacked = true;
+                    sync_at = Instant::now() + self.sync;
+                }
+                () = sleep_until(sync_at), if has_unacked => {
+                    let keeper = self.clone();
+                    has_unacked = blocking(move || keeper.sync_round()).await.unwrap_or(true);
+                    sync_at = Instant::now() + self.sync;
+                }
+            }
+        }
+    }
+
+    /// Drops the oldest entries for every journal that needs room; returns the bytes freed.
+    fn make_room(&self) -> u64 {
+        let mut freed_bytes = 0_u64;
+        for stream in self.signals.take_starved() {
+            let mut freed = 0;
+            if !stream.journal().is_over_own_bound() {
+                // The host's bound, or the disk, is full: the largest journal pays.
+                let streams = self.table.streams();
+                let largest = streams
+                    .iter()
+                    .max_by_key(|other| other.journal().held_bytes());
+                freed = largest.map_or(0, |largest| drop_oldest(largest));
+            }
+            if freed == 0 {
+                freed = drop_oldest(&stream);
+            }
+            if freed == 0 {
+                stream.journal().grant_overdraft();
+            }
+            freed_bytes = freed_bytes.saturating_add(freed);
+        }
+        freed_bytes
+    }
+
+    /// Syncs what has been unacknowledged for a whole round. Returns whether anything is
+    /// unacknowledged.
+    fn sync_round(&self) -> bool {
+        match rustix::fs::statvfs(&self.state_dir) {
+            Ok(disk) => {
+                let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+                self.budget
+                    .set_disk_low(free_bytes < self.disk_free_bytes_min);
+            }
+            Err(error) => tracing::warn!(%error, "could not ask for free disk"),
+        }
+        let mut has_unacked = false;
+        for stream in self.table.streams() {
+            match stream.journal().sync_aged() {
+                Ok(is_unacked) => has_unacked |= is_unacked,
+                Err(error) => {
+                    has_unacked = true;
+                    let Some(suppressed_count) = SYNC_FAILED.pass() else {
+                        continue;
+                    };
+                    tracing::warn!(
+                        suppressed_count,
+                        %error,
+                        container = stream.container_id(),
+                        "could not sync a journal; loss of power now would cost its last entries"
+                    );
+                }
+            }
+        }
+        has_unacked
+    }
+
+    /// Syncs everything that is unacknowledged. Blocks.
+    pub(crate) fn sync_all(&self) {
+        for stream in self.table.streams() {
+            if let Err(error) = stream.journal().sync() {
+                tracing::warn!(
+                    %error,
+                    container = stream.container_id(),
+                    "could not sync a journal"
+                );
+            }
+        }
+    }
+}
+
+fn drop_oldest(stream: &Stream) -> u64 {
+    match stream.journal().drop_oldest() {
+        Ok(freed_bytes) => freed_bytes,
+        Err(error) => {
+            if let Some(suppressed_count) = DROP_FAILED.pass() {
+                tracing::error!(
+                    suppressed_count,
+                    error = %crate::Chain(&error),
+                    container = stream.container_id(),
+                    "could not drop a journal's oldest entries"
+                );
+            }
+            0
+        }
+    }
+}
+
+/// Runs what waits for the disk on a blocking thread; `None` if it panicked, which is said.
+pub(crate) async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    match tokio::task::spawn_blocking(job).await {
+        Ok(result) => Some(result),
+        Err(error) => {
+            tracing::error!(%error, "a task on the disk has failed");
+            None
+        }
+    }
+}

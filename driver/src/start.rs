@@ -1,0 +1,308 @@
+//! What StartLogging says, checked: the FIFO, the options that concern the driver, and what the
+//! shipper is told of the container. Pure but for random ids and one look at the FIFO's age.
+
+use crate::containers::{META_VERSION, Meta, StartError, TableSettings};
+use prost::Message as _;
+use proto::limits::OPEN_BYTES_MAX;
+use proto::log_opts::{LogOpts, Mode};
+use proto::relay;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::collections::HashMap;
+use std::time::UNIX_EPOCH;
+
+/// Age of a container up to which a definite no of the shipper fails its start.
+const JUST_CREATED_SECONDS: i64 = 60;
+
+/// What StartLogging says.
+#[derive(Debug, Deserialize)]
+pub(crate) struct StartRequest {
+    #[serde(rename = "File", default)]
+    file: String,
+    #[serde(rename = "Info")]
+    info: Box<RawValue>,
+}
+
+/// What the engine says of a container (moby `daemon/logger/loginfo.go`). Any field may be null.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Info {
+    config: Option<HashMap<String, String>>,
+    #[serde(rename = "ContainerID")]
+    container_id: String,
+    container_name: String,
+    container_entrypoint: String,
+    container_args: Option<Vec<String>>,
+    #[serde(rename = "ContainerImageID")]
+    container_image_id: String,
+    container_image_name: String,
+    container_created: String,
+    container_env: Option<Vec<String>>,
+    container_labels: Option<HashMap<String, String>>,
+    log_path: String,
+    daemon_name: String,
+}
+
+/// The options that concern the driver.
+#[derive(Debug, Clone)]
+pub(crate) struct StreamOptions {
+    pub(crate) no_file: bool,
+    pub(crate) journal_bytes_max: Option<u64>,
+    pub(crate) mode: Mode,
+}
+
+impl From<LogOpts> for StreamOptions {
+    fn from(options: LogOpts) -> Self {
+        Self {
+            no_file: options.no_file,
+            journal_bytes_max: options.journal_bytes_max,
+            mode: options.mode,
+        }
+    }
+}
+
+/// A start, checked.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) file: String,
+    pub(crate) info: Box<RawValue>,
+    pub(crate) container_id: String,
+    pub(crate) created: String,
+    pub(crate) options: StreamOptions,
+    pub(crate) open: relay::Open,
+}
+
+impl Start {
+    pub(crate) fn check(request: StartRequest, host_name: &str) -> Result<Self, StartError> {
+        let StartRequest { file, info } = request;
+        let parsed: Info = serde_json::from_str(info.get())?;
+        let config = parsed.config.clone().unwrap_or_default();
+        let options = LogOpts::parse(&config)?.into();
+        Self::build(file, info, parsed, options, new_journal_id(), host_name)
+    }
+
+    /// Restores a start that was accepted before. Options that a newer version would refuse don't
+    /// cost the container its logs.
+    pub(crate) fn from_meta(meta: Meta, settings: &TableSettings) -> Result<Self, StartError> {
+        let parsed: Info = serde_json::from_str(meta.info.get())?;
+        let config = parsed.config.clone().unwrap_or_default();
+        let options = match LogOpts::parse(&config) {
+            Ok(options) => options.into(),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    container = parsed.container_id,
+                    "log options that were once accepted are bad"
+                );
+                StreamOptions {
+                    no_file: false,
+                    journal_bytes_max: None,
+                    mode: Mode::default(),
+                }
+            }
+        };
+        Self::build(
+            meta.file,
+            meta.info,
+            parsed,
+            options,
+            meta.journal_id,
+            &settings.host_name,
+        )
+    }
+
+    fn build(
+        file: String,
+        info: Box<RawValue>,
+        parsed: Info,
+        options: StreamOptions,
+        journal_id: String,
+        host_name: &str,
+    ) -> Result<Self, StartError> {
+        if !file.starts_with('/') {
+            return Err(StartError::Field {
+                field: "File",
+                value: file,
+                rule: "an absolute path",
+            });
+        }
+        if parsed.container_id.is_empty() {
+            return Err(StartError::Field {
+                field: "Info.ContainerID",
+                value: parsed.container_id,
+                rule: "a container's id",
+            });
+        }
+        let container_id = parsed.container_id.clone();
+        let created = parsed.container_created.clone();
+        let open = open_message(parsed, journal_id, host_name);
+        let bytes = open.encoded_len();
+        if bytes > OPEN_BYTES_MAX {
+            return Err(StartError::TooLarge { bytes });
+        }
+        Ok(Self {
+            file,
+            info,
+            container_id,
+            created,
+            options,
+            open,
+        })
+    }
+
+    pub(crate) fn meta(&self) -> Meta {
+        Meta {
+            version: META_VERSION,
+            journal_id: self.open.journal_id.clone(),
+            file: self.file.clone(),
+            info: self.info.clone(),
+        }
+    }
+
+    /// Compares the container's age with that of its FIFO, which the engine made just now, by the
+    /// engine's clock.
+    pub(crate) fn is_just_created(&self) -> bool {
+        let Ok(stat) = rustix::fs::stat(&self.file) else {
+            return false;
+        };
+        unix_seconds(&self.created)
+            .is_some_and(|created| stat.st_ctime.saturating_sub(created) <= JUST_CREATED_SECONDS)
+    }
+}
+
+/// Says of a container what its options ask for, and no more: its environment is full of
+/// passwords.
+fn open_message(info: Info, journal_id: String, host_name: &str) -> relay::Open {
+    let log_opts = info.config.unwrap_or_default();
+    let mut container = relay::Container {
+        id: info.container_id,
+        name: info.container_name,
+        image_id: info.container_image_id,
+        image_name: info.container_image_name,
+        created: info.container_created,
+        env: info.container_env.unwrap_or_default(),
+        labels: info.container_labels.unwrap_or_default(),
+        entrypoint: info.container_entrypoint,
+        args: info.container_args.unwrap_or_default(),
+        daemon_name: info.daemon_name,
+        log_path: info.log_path,
+    };
+    // Options that are not understood ask for nothing; the shipper will refuse them.
+    LogOpts::parse(&log_opts)
+        .unwrap_or_default()
+        .keep_asked(&mut container);
+    relay::Open {
+        stream: 0,
+        journal_id,
+        container: Some(container),
+        log_opts,
+        host: host_name.to_owned(),
+        resume_offset: 0,
+    }
+}
+
+/// Parses the seconds of an RFC 3339 time in UTC, as the engine writes it.
+fn unix_seconds(time: &str) -> Option<i64> {
+    let since = humantime::parse_rfc3339(time)
+        .ok()?
+        .duration_since(UNIX_EPOCH)
+        .ok()?;
+    i64::try_from(since.as_secs()).ok()
+}
+
+pub(crate) fn new_journal_id() -> String {
+    use std::fmt::Write as _;
+    let mut bytes = [0_u8; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .expect("Linux gives 16 random bytes at once, without interruption");
+    let mut id = String::with_capacity(32);
+    for byte in bytes {
+        write!(id, "{byte:02x}").expect("a String takes any text");
+    }
+    id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc_3339_seconds_are_unix_seconds() {
+        for (time, expected) in [
+            ("1970-01-01T00:00:00Z", Some(0)),
+            ("2000-02-29T12:00:00.5Z", Some(951_825_600)),
+            ("2026-11-22T14:04:26.820587421Z", Some(1_795_356_266)),
+            ("2100-03-01T00:00:00Z", Some(4_107_542_400)),
+            ("2026-11-22T14:04:26+08:00", None),
+            ("2026-13-22T14:04:26Z", None),
+            ("yesterday", None),
+            ("", None),
+        ] {
+            assert_eq!(unix_seconds(time), expected, "{time:?}");
+        }
+    }
+
+    fn open_with(log_opts: &[(&str, &str)]) -> relay::Container {
+        let info = Info {
+            config: Some(
+                log_opts
+                    .iter()
+                    .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+                    .collect(),
+            ),
+            container_env: Some(vec![
+                "FOO=bar".into(),
+                "PASSWORD=x=y".into(),
+                "EMPTY".into(),
+            ]),
+            container_labels: Some(HashMap::from([
+                ("a".into(), "1".into()),
+                ("secret".into(), "2".into()),
+            ])),
+            ..Info::default()
+        };
+        open_message(info, new_journal_id(), "host")
+            .container
+            .unwrap()
+    }
+
+    #[test]
+    fn no_environment_or_label_leaves_the_host_unasked() {
+        for quiet in [
+            vec![],
+            vec![("env", "OTHER"), ("labels", "A, a"), ("tag", "{{.Name}}")],
+        ] {
+            let container = open_with(&quiet);
+            assert_eq!(
+                (container.env.len(), container.labels.len()),
+                (0, 0),
+                "{quiet:?}"
+            );
+        }
+        let container = open_with(&[("env", "EMPTY,FOO"), ("labels", "a")]);
+        // Docker ignores what has no value (moby: daemon/logger/loginfo.go).
+        assert_eq!(container.env, ["FOO=bar"]);
+        assert_eq!(container.labels, HashMap::from([("a".into(), "1".into())]));
+        for all in [
+            [("env-regex", "."), ("labels-regex", ".")],
+            [
+                (
+                    "append_container_details_keys",
+                    "container_id, container_env ,container_labels",
+                ),
+                ("env", ""),
+            ],
+            [
+                ("tag", "{{.ContainerEnv}}{{.ContainerLabels}}"),
+                ("env", ""),
+            ],
+        ] {
+            let container = open_with(&all);
+            assert_eq!(
+                (container.env.len(), container.labels.len()),
+                (3, 2),
+                "{all:?}"
+            );
+        }
+    }
+}

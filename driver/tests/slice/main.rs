@@ -1,0 +1,686 @@
+//! The driver between an engine and a shipper, over real FIFOs and sockets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "a panic fails a test"
+)]
+
+mod fake;
+
+use driver::{Config, RawConfig, RunError};
+use fake::{
+    Behaviour, Container, FakeShipper, PATIENCE, call, call_on, connect, eventually, frame_of,
+    numbered_lines,
+};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+const OK: &str = "HTTP/1.1 200 OK";
+const NO_ERR: &str = r#"{"Err":""}"#;
+
+/// A host's folders, and the driver on it.
+struct Host {
+    folder: tempfile::TempDir,
+    settings: Vec<(&'static str, String)>,
+}
+
+impl Host {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let settings = vec![
+            ("PLUGIN_SOCKET", at("plugins/cls.sock")),
+            ("STATE_DIR", at("state")),
+            ("SHIPPER", format!("unix://{}", at("shipper.sock"))),
+            ("HOST_NAME", "test-host".into()),
+        ];
+        Self { folder, settings }
+    }
+
+    fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.settings.push((name, value.into()));
+        self
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn plugin(&self) -> PathBuf {
+        self.path().join("plugins/cls.sock")
+    }
+
+    fn shipper(&self) -> PathBuf {
+        self.path().join("shipper.sock")
+    }
+
+    /// Returns the folders of streams.
+    fn streams(&self) -> Vec<PathBuf> {
+        let Ok(entries) = std::fs::read_dir(self.path().join("state")) else {
+            return Vec::new();
+        };
+        let folders = entries.map(|entry| entry.unwrap().path());
+        folders.filter(|path| path.is_dir()).collect()
+    }
+
+    fn config(&self) -> Config {
+        let pairs = self.settings.iter();
+        let pairs = pairs.map(|(name, value)| (*name, value.as_str()));
+        Config::parse(&RawConfig::from_pairs(pairs)).unwrap()
+    }
+
+    /// Runs the driver in this process.
+    fn run(&self) -> Driver {
+        let (stop, stopping) = oneshot::channel::<()>();
+        let config = self.config();
+        #[allow(clippy::disallowed_methods, reason = "Driver owns it")]
+        let running = tokio::spawn(driver::run(config, async {
+            stopping.await.ok();
+        }));
+        Driver { stop, running }
+    }
+
+    /// Runs the driver's binary.
+    fn spawn(&self) -> tokio::process::Child {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_cls-driver"));
+        command.env_clear().stdout(Stdio::null()).kill_on_drop(true);
+        command.envs(self.settings.iter().map(|(name, value)| (*name, value)));
+        command.spawn().unwrap()
+    }
+
+    async fn start(&self, container: &Container, options: &str) -> String {
+        let body = container.start_body(options);
+        let (status, body) = call(&self.plugin(), "LogDriver.StartLogging", &body).await;
+        assert_eq!(status, OK);
+        body
+    }
+
+    async fn stop(&self, container: &Container) -> Duration {
+        let began = Instant::now();
+        let body = container.stop_body();
+        let (status, body) = call(&self.plugin(), "LogDriver.StopLogging", &body).await;
+        assert_eq!((status.as_str(), body.as_str()), (OK, NO_ERR));
+        began.elapsed()
+    }
+
+    async fn no_stream_is_left(&self) {
+        eventually("every stream is retired", || self.streams().is_empty()).await;
+    }
+}
+
+struct Driver {
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<Result<(), RunError>>,
+}
+
+impl Driver {
+    async fn stop(self) -> Duration {
+        let began = Instant::now();
+        self.stop.send(()).unwrap();
+        self.running.await.unwrap().unwrap();
+        began.elapsed()
+    }
+
+    /// Drops it wherever it stands.
+    async fn drop_abruptly(self) {
+        self.running.abort();
+        self.running.await.unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn the_plugin_api_answers_as_dockerd_wants_it() {
+    let host = Host::new();
+    let driver = host.run();
+    drop(connect(&host.plugin()).await); // dockerd's probe
+    let mut stream = connect(&host.plugin()).await;
+    for _ in 0..2 {
+        let (status, body) = call_on(&mut stream, "Plugin.Activate", "").await;
+        assert_eq!(
+            (status.as_str(), body.as_str()),
+            (OK, r#"{"Implements":["LogDriver"]}"#)
+        );
+        let (status, body) = call_on(&mut stream, "LogDriver.Capabilities", "").await;
+        assert_eq!(
+            (status.as_str(), body.as_str()),
+            (OK, r#"{"Cap":{"ReadLogs":false}}"#)
+        );
+    }
+    let (status, body) = call_on(&mut stream, "LogDriver.ReadLogs", "{}").await;
+    assert!(status.starts_with("HTTP/1.1 404 "), "{status}");
+    assert!(body.starts_with(r#"{"Err":"/LogDriver.ReadLogs"#), "{body}");
+    let (_, body) = call_on(&mut stream, "LogDriver.StartLogging", "").await;
+    assert_eq!(body, r#"{"Err":"the request has no body"}"#);
+    let (_, body) = call_on(&mut stream, "LogDriver.StartLogging", "{\"File\":1}").await;
+    assert!(body.contains("not understood"), "{body}");
+    for unknown in ["", "{", r#"{"File":"/nowhere"}"#] {
+        let (status, body) = call_on(&mut stream, "LogDriver.StopLogging", unknown).await;
+        assert_eq!(
+            (status.as_str(), body.as_str()),
+            (OK, NO_ERR),
+            "{unknown:?}"
+        );
+    }
+    assert!(driver.stop().await < Duration::from_secs(5));
+    assert!(!host.plugin().exists());
+}
+
+#[tokio::test]
+async fn another_http_client_is_served_too() {
+    use http_body_util::{BodyExt, Full};
+    let host = Host::new();
+    let driver = host.run();
+    drop(connect(&host.plugin()).await);
+    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+        .build::<_, Full<bytes::Bytes>>(hyperlocal::UnixConnector);
+    for _ in 0..3 {
+        let uri = hyperlocal::Uri::new(host.plugin(), "/Plugin.Activate");
+        let request = http::Request::post(uri).body(Full::default()).unwrap();
+        let response = client.request(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, r#"{"Implements":["LogDriver"]}"#);
+    }
+    driver.stop().await;
+}
+
+#[tokio::test]
+async fn every_line_arrives_once_in_order_and_nothing_is_left() {
+    let host = Host::new();
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let driver = host.run();
+    let mut container = Container::new(host.path(), "c1");
+    assert_eq!(host.start(&container, "{}").await, NO_ERR);
+    assert_eq!(
+        host.start(&container, "{}").await,
+        NO_ERR,
+        "a repeated start changes nothing"
+    );
+    assert_eq!(host.streams().len(), 1);
+    container.write_lines(5_000).await;
+    assert!(host.stop(&container).await < Duration::from_secs(1));
+    container.write_lines(1).await; // dockerd still holds the FIFO
+    container.close();
+    host.no_stream_is_left().await;
+    let log = shipper.log_of("c1");
+    assert_eq!(log.lines(), numbered_lines(5_001));
+    assert_eq!((log.opens.len(), log.repeated_bytes), (1, 0));
+    let end_offset = log.bytes.len() as u64;
+    let is_finished = |state: &fake::State| {
+        state
+            .logs
+            .values()
+            .any(|log| log.finished == Some(end_offset))
+    };
+    shipper.wait("the end is told", is_finished).await;
+    let open = &log.opens[0];
+    assert_eq!((open.host.as_str(), open.resume_offset), ("test-host", 0));
+    assert_eq!(open.container.as_ref().unwrap().name, "/name");
+    assert!(!container.file.exists(), "the FIFO's file is removed");
+    assert_eq!(shipper.state().faults, Vec::<String>::new());
+    driver.stop().await;
+}
+
+#[tokio::test]
+async fn a_start_that_writes_nothing_ships_nothing_and_leaves_nothing() {
+    let host = Host::new();
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let driver = host.run();
+    let mut container = Container::new(host.path(), "c1");
+    assert_eq!(host.start(&container, "null").await, NO_ERR);
+    host.stop(&container).await;
+    container.close();
+    host.no_stream_is_left().await;
+    driver.stop().await;
+    assert!(shipper.state().logs.is_empty());
+}
+
+#[tokio::test]
+async fn with_no_shipper_the_writer_never_waits_and_a_stop_is_quick() {
+    let host = Host::new();
+    let driver = host.run();
+    let mut container = Container::new(host.path(), "c1");
+    assert_eq!(host.start(&container, "{}").await, NO_ERR);
+    let began = Instant::now();
+    container.write_lines(100_000).await; // twenty times what the pipe holds
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(host.stop(&container).await < Duration::from_secs(1));
+    container.close();
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    host.no_stream_is_left().await;
+    assert_eq!(shipper.log_of("c1").lines(), numbered_lines(100_000));
+    driver.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_shipper_is_given_everything_from_the_acknowledged_offset_on() {
+    let host = Host::new();
+    let first = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let driver = host.run();
+    let mut container = Container::new(host.path(), "c1");
+    host.start(&container, "{}").await;
+    container.write_lines(1_000).await;
+    let bytes = 1_000 * frame_of(&numbered_lines(1)[0]).len();
+    let has_all = |state: &fake::State| state.logs.values().any(|log| log.bytes.len() == bytes);
+    first.wait("the first shipper has all", has_all).await;
+    first.state().behaviour.acks = false;
+    container.write_lines(500).await;
+    let has_more = |state: &fake::State| state.logs.values().any(|log| log.bytes.len() > bytes);
+    first.wait("the first shipper holds some", has_more).await;
+    let shared = first.shared();
+    drop(first);
+    container.write_lines(500).await;
+    shared.lock().unwrap().behaviour.acks = true;
+    let second = FakeShipper::start_with(&host.shipper(), shared);
+    host.stop(&container).await;
+    container.close();
+    host.no_stream_is_left().await;
+    let log = second.log_of("c1");
+    assert_eq!(log.lines(), numbered_lines(2_000));
+    assert_eq!(log.opens.len(), 2);
+    assert_eq!(log.opens[1].resume_offset, bytes as u64);
+    assert!(
+        log.repeated_bytes > 0,
+        "what was held by the first is sent again"
+    );
+    assert_eq!(second.state().faults, Vec::<String>::new());
+    driver.stop().await;
+}
+
+#[tokio::test]
+async fn the_window_is_kept_and_a_held_stream_does_not_hold_another() {
+    let host = Host::new();
+    let behaviour = Behaviour {
+        window_bytes: 200_000,
+        acks: false,
+        ..Behaviour::default()
+    };
+    let shipper = FakeShipper::start(&host.shipper(), behaviour);
+    let driver = host.run();
+    let mut busy = Container::new(host.path(), "busy");
+    let mut quiet = Container::new(host.path(), "quiet");
+    host.start(&busy, "{}").await;
+    busy.write_lines(20_000).await;
+    let is_held = |state: &fake::State| {
+        state
+            .logs
+            .values()
+            .any(|log| log.in_flight_bytes_max > 199_000)
+    };
+    shipper.wait("the window is used", is_held).await;
+    host.start(&quiet, "{}").await;
+    quiet.write_lines(3).await;
+    let has_quiet = |state: &fake::State| {
+        state
+            .logs
+            .values()
+            .any(|log| log.container_id == "quiet" && log.bytes.len() > 500)
+    };
+    shipper.wait("the quiet one is served", has_quiet).await;
+    assert_eq!(shipper.log_of("quiet").lines(), numbered_lines(3));
+    let most = shipper.log_of("busy").in_flight_bytes_max;
+    assert!(most <= 200_000, "{most}");
+    driver.stop().await;
+}
+
+#[tokio::test]
+async fn a_container_that_starts_again_has_two_streams_that_never_mix() {
+    let host = Host::new();
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let driver = host.run();
+    let mut first = Container::new(host.path(), "c1");
+    let mut second = Container::new(host.path(), "c1");
+    host.start(&first, "{}").await;
+    first.write_lines(100).await;
+    host.start(&second, "{}").await; // live-restore: no stop in between
+    second.write_lines(200).await;
+    first.write_lines(100).await;
+    first.close();
+    second.close();
+    host.no_stream_is_left().await;
+    let mut counts: Vec<_> = shipper
+        .state()
+        .logs
+        .values()
+        .map(|log| log.lines().len())
+        .collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [200, 200]);
+    for log in shipper.state().logs.values() {
+        assert_eq!(log.lines(), numbered_lines(200));
+    }
+    driver.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_start_says_why_and_leaves_nothing() {
+    let host = Host::new();
+    let driver = host.run();
+    drop(connect(&host.plugin()).await);
+    let mut container = Container::new(host.path(), "c1");
+    let file = std::mem::replace(&mut container.file, host.path().join("missing"));
+    let err = host.start(&container, "{}").await;
+    assert!(err.contains("could not open FIFO"), "{err}");
+    container.file = host.path().join("plain");
+    std::fs::write(&container.file, "x").unwrap();
+    let err = host.start(&container, "{}").await;
+    assert!(err.contains("is not a FIFO"), "{err}");
+    container.file = "relative".into();
+    let err = host.start(&container, "{}").await;
+    assert!(err.contains("must be an absolute path"), "{err}");
+    container.file = file;
+    let huge = format!(
+        "{{\"tag\":\"{}\"}}",
+        "x".repeat(proto::limits::OPEN_BYTES_MAX)
+    );
+    let err = host.start(&container, &huge).await;
+    assert!(
+        err.contains("log-opt tag=") && err.contains("the limit is 65536"),
+        "{err}"
+    );
+    let err = host
+        .start(&container, r#"{"no-file":"maybe","colour":"red"}"#)
+        .await;
+    assert!(
+        err.contains("no-file=maybe") && err.contains("colour"),
+        "{err}"
+    );
+    assert_eq!(host.streams().len(), 0);
+    assert_eq!(
+        host.start(&container, "{}").await,
+        NO_ERR,
+        "the engine may try again"
+    );
+    driver.stop().await;
+}
+
+#[tokio::test]
+async fn a_definite_no_of_the_shipper_fails_only_a_container_that_was_just_created() {
+    let host = Host::new();
+    let behaviour = Behaviour {
+        check_faults: vec!["topic_id: no such topic".into()],
+        ..Behaviour::default()
+    };
+    let shipper = FakeShipper::start(&host.shipper(), behaviour);
+    let driver = host.run();
+    shipper
+        .wait("the driver is connected", |state| !state.reports.is_empty())
+        .await;
+    let container = Container::new(host.path(), "c1");
+    let err = host.start(&container, "{}").await;
+    assert_eq!(err, r#"{"Err":"topic_id: no such topic"}"#);
+    assert_eq!(host.streams().len(), 0);
+    shipper.state().behaviour.check_faults.clear();
+    assert_eq!(host.start(&container, "{}").await, NO_ERR);
+    shipper
+        .state()
+        .behaviour
+        .check_faults
+        .push("no longer".into());
+    let again = Container::new(host.path(), "c1");
+    assert_eq!(
+        host.start(&again, "{}").await,
+        NO_ERR,
+        "a known container is taken on"
+    );
+    driver.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_stream_is_journaled_and_opened_again() {
+    let host = Host::new();
+    let behaviour = Behaviour {
+        refusal: Some("not yet".into()),
+        ..Behaviour::default()
+    };
+    let shipper = FakeShipper::start(&host.shipper(), behaviour);
+    let driver = host.run();
+    let mut container = Container::new(host.path(), "c1");
+    host.start(&container, "{}").await;
+    container.write_lines(10).await;
+    host.stop(&container).await;
+    container.close();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(shipper.state().logs.is_empty());
+    shipper.state().behaviour.refusal = None;
+    host.no_stream_is_left().await;
+    assert_eq!(shipper.log_of("c1").lines(), numbered_lines(10));
+    driver.stop().await;
+}
+
+#[tokio::test]
+async fn the_report_accounts_for_every_entry() {
+    let host = Host::new();
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let driver = host.run();
+    let mut container = Container::new(host.path(), "c1");
+    host.start(&container, "{}").await;
+    container.write_lines(100).await;
+    container.write(&frame_of("cut short")[..9]).await;
+    container.close();
+    host.no_stream_is_left().await;
+    let is_accounted = |state: &fake::State| {
+        let streams = state.reports.iter().flat_map(|report| &report.streams);
+        let mut last = streams.filter(|stream| stream.received_entries == 101);
+        last.any(|stream| {
+            stream.delivered_entries == 100
+                && stream.dropped_entries.get("cut_short") == Some(&1)
+                && stream.buffered_bytes == 0
+        })
+    };
+    shipper
+        .wait("the retired stream's last counters", is_accounted)
+        .await;
+    driver.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_journal_drops_the_oldest_and_says_so_in_the_stream() {
+    let host = Host::new()
+        .with("JOURNAL_SIZE", "1m")
+        .with("JOURNAL_BLOCK_MS_MAX", "200");
+    let driver = host.run();
+    let mut container = Container::new(host.path(), "c1");
+    host.start(&container, "{}").await;
+    let began = Instant::now();
+    container.write_lines(30_000).await; // 6 MB: six times the journal
+    assert!(
+        began.elapsed() > Duration::from_millis(200),
+        "the container waits first"
+    );
+    assert!(host.stop(&container).await < Duration::from_secs(1));
+    container.close();
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    host.no_stream_is_left().await;
+    let log = shipper.log_of("c1");
+    let dropped: u64 = log.holes.iter().map(|hole| hole.entries).sum();
+    let lines = log.lines();
+    assert_eq!(lines.len() as u64 + dropped, 30_000);
+    assert!(dropped > 20_000 && log.holes.iter().all(|hole| hole.reason == "journal_full"));
+    assert_eq!(
+        lines,
+        numbered_lines(30_000)[30_000 - lines.len()..],
+        "the newest are kept"
+    );
+    assert_eq!(shipper.state().faults, Vec::<String>::new());
+    driver.stop().await;
+}
+
+#[tokio::test]
+async fn a_journal_in_memory_ships_alike_and_writes_no_segment() {
+    let host = Host::new();
+    let driver = host.run();
+    let mut container = Container::new(host.path(), "c1");
+    // Whether `no-file` is read from the options is their parser's test; here it must be harmless.
+    assert_eq!(
+        host.start(&container, r#"{"no-file":"true"}"#).await,
+        NO_ERR
+    );
+    container.write_lines(2_000).await;
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    container.close();
+    host.no_stream_is_left().await;
+    assert_eq!(shipper.log_of("c1").lines(), numbered_lines(2_000));
+    driver.stop().await;
+}
+
+#[tokio::test]
+async fn the_token_goes_with_every_call() {
+    let host = Host::new();
+    let token = host.path().join("token");
+    std::fs::write(&token, "s3cret\n").unwrap();
+    let host = host.with("SHIPPER_TOKEN_FILE", token.to_str().unwrap());
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let driver = host.run();
+    shipper
+        .wait("a call", |state| !state.authorizations.is_empty())
+        .await;
+    assert_eq!(
+        shipper.state().authorizations[0].as_deref(),
+        Some("Bearer s3cret")
+    );
+    driver.stop().await;
+}
+
+#[tokio::test]
+async fn tls_names_both_sides_and_a_stranger_is_not_trusted() {
+    let tls = |name: &str| format!("{}/tests/slice/tls/{name}", env!("CARGO_MANIFEST_DIR"));
+    let (shipper, port) = FakeShipper::start_tls(Behaviour::default());
+    let host = Host::new()
+        .with(
+            "SHIPPER",
+            &format!("http://127.0.0.1:1,https://localhost:{port}"),
+        )
+        .with("SHIPPER_CERT_FILE", &tls("client.pem"))
+        .with("SHIPPER_KEY_FILE", &tls("client.key"));
+    // An authority that did not sign the shipper's certificate.
+    let host = host.with("SHIPPER_CA_FILE", &tls("client.pem"));
+    let driver = host.run();
+    let mut container = Container::new(host.path(), "c1");
+    assert_eq!(host.start(&container, "{}").await, NO_ERR);
+    container.write_lines(10).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    driver.stop().await;
+    assert!(shipper.state().authorizations.is_empty());
+    let host = host.with("SHIPPER_CA_FILE", &tls("ca.pem"));
+    let driver = host.run();
+    container.close();
+    host.no_stream_is_left().await;
+    assert_eq!(shipper.log_of("c1").lines(), numbered_lines(10));
+    driver.stop().await;
+}
+
+#[tokio::test]
+async fn dropped_and_run_again_the_driver_goes_on_where_it_was() {
+    let host = Host::new();
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let mut container = Container::new(host.path(), "c1");
+    let driver = host.run();
+    host.start(&container, "{}").await;
+    container.write_lines(3_000).await;
+    driver.drop_abruptly().await;
+    container.write_lines(1_000).await; // the FIFO holds them
+    let driver = host.run();
+    container.write_lines(1_000).await;
+    host.stop(&container).await;
+    container.close();
+    host.no_stream_is_left().await;
+    assert_eq!(shipper.log_of("c1").lines(), numbered_lines(5_000));
+    assert_eq!(shipper.state().faults, Vec::<String>::new());
+    driver.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_whose_fifo_is_gone_is_drained_after_a_restart() {
+    let host = Host::new();
+    let mut container = Container::new(host.path(), "c1");
+    let driver = host.run();
+    host.start(&container, "{}").await;
+    container.write_lines(1_000).await;
+    driver.stop().await;
+    container.close();
+    std::fs::remove_file(&container.file).unwrap();
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let driver = host.run();
+    host.no_stream_is_left().await;
+    assert_eq!(shipper.log_of("c1").lines(), numbered_lines(1_000));
+    driver.stop().await;
+}
+
+/// Kills the real process again and again while a container writes. Nothing may be lost, and only
+/// what was in flight may be sent twice.
+#[tokio::test]
+async fn sigkill_under_load_loses_and_invents_nothing() {
+    const KILLS: usize = 8;
+    let host = Host::new();
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let mut container = Container::new(host.path(), "c1");
+    let mut process = host.spawn();
+    assert_eq!(host.start(&container, "{}").await, NO_ERR);
+    for kill in 0..KILLS {
+        let given = |state: &fake::State| state.logs.values().map(|log| log.bytes.len()).sum();
+        let given_before: usize = given(&shipper.state());
+        container.write_lines(2_000).await;
+        let is_at_work = |state: &fake::State| given(state) > given_before;
+        shipper.wait("the new process ships", is_at_work).await;
+        container.write_lines(2_000).await;
+        process.kill().await.unwrap();
+        container.write_lines(200 * kill as u64).await;
+        process = host.spawn();
+    }
+    container.write_lines(100).await;
+    assert!(host.stop(&container).await < Duration::from_secs(1));
+    container.close();
+    host.no_stream_is_left().await;
+    let count = 100
+        + (0..KILLS as u64)
+            .map(|kill| 4_000 + 200 * kill)
+            .sum::<u64>();
+    let log = shipper.log_of("c1");
+    assert_eq!(log.lines().len() as u64, count);
+    assert_eq!(log.lines(), numbered_lines(count));
+    assert_eq!(log.holes, []);
+    assert!(log.opens.len() >= KILLS, "{}", log.opens.len());
+    // Each kill may repeat what was sent and not yet acknowledged: here about one request.
+    let repeated_bytes_max = KILLS as u64 * (512 << 10);
+    assert!(
+        log.repeated_bytes < repeated_bytes_max,
+        "{}",
+        log.repeated_bytes
+    );
+    // SIGTERM is handled, and quickly.
+    let pid = i32::try_from(process.id().unwrap()).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(5), process.wait()).await;
+    assert_eq!(ended.unwrap().unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn bad_settings_end_the_process_with_64_and_name_every_fault() {
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_cls-driver"))
+        .env_clear()
+        .env("LOG_LEVEL", "loud")
+        .env("JOURNAL_SIZE", "x")
+        .output();
+    let output = tokio::time::timeout(PATIENCE, output)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        text.contains("LOG_LEVEL=\"loud\"") && text.contains("JOURNAL_SIZE=\"x\""),
+        "{text}"
+    );
+}
