@@ -1,1 +1,17 @@
-//! All cases in one test binary.
+//! All cases in one test binary: real processes, no mocks but the cloud.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a panic fails a case, helpers are part of cases, and a failed case shows its output"
+)]
+
+mod conservation;
+mod official_sdk;
+mod outage;
+mod relay;
+mod restart;
+mod standin;
+mod tidy;
+mod world;

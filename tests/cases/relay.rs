@@ -1,0 +1,522 @@
+//! The shipper behind its wire: a driver's side of the call played by hand, a stand-in for CLS
+//! behind it. What a driver may rely on, and what happens when it breaks the contract.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::relay::event::Kind;
+use proto::relay::relay_client::RelayClient;
+use proto::relay::{
+    Ack, CheckRequest, Chunk, Container, Event, Finish, Hole, LogEntry, Open, ShipRequest,
+    ShipResponse,
+};
+use shipper::clock::WallClock;
+use shipper::config::Config;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status, Streaming};
+use world::standin::Standin;
+use world::standin::config::{Clock, Config as StandinConfig, Key};
+use world::standin::fault::{Fault, FaultKind};
+
+const TOPIC: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+
+/// A shipper and its CLS, in this process.
+struct Site {
+    standin: Standin,
+    socket: std::path::PathBuf,
+    folder: tempfile::TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    tasks: JoinSet<()>,
+}
+
+impl Site {
+    async fn start(upload: &str) -> Self {
+        let key = Key::permanent("AKIDEXAMPLE", "SKEXAMPLE");
+        let config = StandinConfig {
+            has_quota: false,
+            ..StandinConfig::new(key, TOPIC)
+        };
+        let address = "127.0.0.1:0".parse().unwrap();
+        let standin = Standin::start(address, config, Clock::system(), None)
+            .await
+            .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("shipper.sock");
+        let text = format!(
+            "shutdown_grace_ms = 5000\n\
+             [listen]\nunix = \"{}\"\n\
+             [defaults]\nendpoint = \"{}\"\ntopic_id = \"{TOPIC}\"\n\
+             [credentials.default]\nsource = \"inline\"\n\
+             secret_id = \"AKIDEXAMPLE\"\nsecret_key = \"SKEXAMPLE\"\n\
+             [dead_letter]\npath = \"{}\"\n\
+             [admin]\nlisten = \"127.0.0.1:0\"\n\
+             [upload]\n{upload}\n",
+            socket.display(),
+            standin.endpoint(),
+            folder.path().join("dead-letter.jsonl").display(),
+        );
+        let config = Config::from_table(text.parse().unwrap(), std::iter::empty()).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let shutdown = async {
+                stopped.await.ok();
+            };
+            shipper::run(config, WallClock::system(), shutdown)
+                .await
+                .unwrap();
+        });
+        Self {
+            standin,
+            socket,
+            folder,
+            stop: Some(stop),
+            tasks,
+        }
+    }
+
+    async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("unix://{}", self.socket.display())).unwrap();
+        loop {
+            match endpoint.connect().await {
+                Ok(channel) => return channel,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+
+    async fn call(&self) -> Call {
+        let (requests, receiver) = mpsc::channel(16);
+        let mut client = RelayClient::new(self.channel().await);
+        let responses = client
+            .ship(ReceiverStream::new(receiver))
+            .await
+            .unwrap()
+            .into_inner();
+        Call {
+            requests,
+            responses,
+        }
+    }
+
+    /// Returns the values of `content` that CLS has, in the order of its context.
+    fn contents(&self) -> Vec<String> {
+        let mut contents = Vec::new();
+        for upload in self.standin.uploads(TOPIC) {
+            upload.visit(|record| {
+                contents.push(record.field("content").unwrap_or_default().to_owned());
+            });
+        }
+        contents
+    }
+
+    fn dead_letters(&self) -> Vec<String> {
+        let path = self.folder.path().join("dead-letter.jsonl");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+/// One call of the relay.
+struct Call {
+    requests: mpsc::Sender<ShipRequest>,
+    responses: Streaming<ShipResponse>,
+}
+
+impl Call {
+    async fn send(&self, kinds: Vec<Kind>) {
+        let events = kinds
+            .into_iter()
+            .map(|kind| Event { kind: Some(kind) })
+            .collect();
+        self.requests.send(ShipRequest { events }).await.unwrap();
+    }
+
+    /// Reads responses until one satisfies `wanted`; acknowledgements of a stream add up.
+    async fn until<T>(
+        &mut self,
+        mut wanted: impl FnMut(&ShipResponse) -> Option<T>,
+    ) -> Result<T, Status> {
+        let read = async {
+            loop {
+                let response = self.responses.message().await?;
+                let response = response.ok_or_else(|| Status::ok("the call has ended"))?;
+                if let Some(found) = wanted(&response) {
+                    return Ok(found);
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), read)
+            .await
+            .expect("an answer within 20 s")
+    }
+
+    async fn acked_to(&mut self, stream: u32, offset: u64) -> Result<Ack, Status> {
+        let mut total = Ack {
+            stream,
+            ..Ack::default()
+        };
+        self.until(|response| {
+            for ack in response.acks.iter().filter(|ack| ack.stream == stream) {
+                total.offset = ack.offset;
+                total.delivered_entries += ack.delivered_entries;
+                total.filtered_entries += ack.filtered_entries;
+                total.dead_lettered_entries += ack.dead_lettered_entries;
+            }
+            (total.offset >= offset).then_some(total)
+        })
+        .await
+    }
+}
+
+fn open(stream: u32, resume_offset: u64, log_opts: &[(&str, &str)]) -> Kind {
+    let pairs = log_opts
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    Kind::Open(Box::new(Open {
+        stream,
+        journal_id: format!("{stream:032x}"),
+        container: Some(Container {
+            id: "c".repeat(64),
+            name: "/web".into(),
+            ..Container::default()
+        }),
+        log_opts: pairs.collect::<HashMap<_, _>>(),
+        host: "host-1".into(),
+        resume_offset,
+    }))
+}
+
+fn frames(lines: &[&str]) -> Vec<u8> {
+    let mut frames = Vec::new();
+    for line in lines {
+        let entry = LogEntry {
+            source: "stdout".into(),
+            time_nano: 1_700_000_000_123_456_789,
+            line: line.as_bytes().to_vec(),
+            ..LogEntry::default()
+        };
+        proto::frame::encode(&entry, &mut frames);
+    }
+    frames
+}
+
+fn chunk(stream: u32, first_offset: u64, lines: &[&str]) -> (Kind, u64) {
+    let frames = frames(lines);
+    let end = first_offset + frames.len() as u64;
+    (
+        Kind::Chunk(Chunk {
+            stream,
+            first_offset,
+            frames: frames.into(),
+        }),
+        end,
+    )
+}
+
+#[tokio::test]
+async fn entries_become_records_and_are_acknowledged_to_the_end() {
+    let site = Site::start("").await;
+    let mut call = site.call().await;
+    let (entries, end) = chunk(1, 500, &["one", "two", ""]);
+    let finish = Kind::Finish(Finish {
+        stream: 1,
+        end_offset: end,
+    });
+    call.send(vec![open(1, 500, &[]), entries, finish]).await;
+    let window = call
+        .until(|response| response.opened.first().map(|o| o.window_bytes))
+        .await;
+    assert!(window.unwrap() >= 32 << 10);
+    let ack = call.acked_to(1, end).await.unwrap();
+    assert_eq!((ack.offset, ack.delivered_entries), (end, 3));
+    assert_eq!(site.contents(), ["one", "two", ""]);
+    // The stream is closed: its number can be used again.
+    call.send(vec![open(1, end, &[])]).await;
+    call.until(|response| response.opened.first().copied())
+        .await
+        .unwrap();
+    assert_eq!(site.standin.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_gap_ends_the_call_with_the_offsets() {
+    let site = Site::start("").await;
+    let mut call = site.call().await;
+    call.send(vec![open(1, 0, &[]), chunk(1, 7, &["x"]).0])
+        .await;
+    let status = call.until(|_| None::<()>).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(
+        status.message(),
+        "stream 1 continues at offset 7, expected 0"
+    );
+}
+
+#[tokio::test]
+async fn a_torn_chunk_ends_the_call() {
+    let site = Site::start("").await;
+    let mut call = site.call().await;
+    let mut torn = frames(&["whole", "torn"]);
+    torn.pop();
+    let torn = Chunk {
+        stream: 1,
+        first_offset: 0,
+        frames: torn.into(),
+    };
+    call.send(vec![open(1, 0, &[]), Kind::Chunk(torn)]).await;
+    let status = call.until(|_| None::<()>).await.unwrap_err();
+    assert_eq!(
+        status.message(),
+        "stream 1 sent a chunk that does not end with a frame"
+    );
+}
+
+#[tokio::test]
+async fn a_hole_becomes_a_record_at_its_place() {
+    let site = Site::start("").await;
+    let mut call = site.call().await;
+    let (before, hole_start) = chunk(1, 0, &["before"]);
+    let hole_end = hole_start + 1000;
+    let hole = Hole {
+        stream: 1,
+        first_offset: hole_start,
+        end_offset: hole_end,
+        entries: 12,
+        reason: "journal_full".into(),
+        ..Hole::default()
+    };
+    let (after, end) = chunk(1, hole_end, &["after"]);
+    call.send(vec![open(1, 0, &[]), before, Kind::Hole(hole), after])
+        .await;
+    call.acked_to(1, end).await.unwrap();
+    assert_eq!(
+        site.contents(),
+        [
+            "before",
+            "12 log entries (1000 bytes) were dropped: journal_full",
+            "after"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn bad_options_are_refused_with_all_faults_and_disturb_no_other_stream() {
+    let site = Site::start("").await;
+    let mut call = site.call().await;
+    let bad = [
+        ("timeout", "soon"),
+        ("colour", "red"),
+        ("credentials", "prod"),
+    ];
+    let (entries, end) = chunk(2, 0, &["fine"]);
+    call.send(vec![
+        open(1, 0, &bad),
+        chunk(1, 0, &["lost?"]).0,
+        open(2, 0, &[]),
+        entries,
+    ])
+    .await;
+    let (mut refused, mut acked) = (None, 0);
+    call.until(|response| {
+        refused = refused.take().or_else(|| response.refused.first().cloned());
+        acked = response
+            .acks
+            .iter()
+            .map(|ack| ack.offset)
+            .fold(acked, u64::max);
+        (refused.is_some() && acked >= end).then_some(())
+    })
+    .await
+    .unwrap();
+    let reason = refused.unwrap().reason;
+    for part in ["timeout", "soon", "colour"] {
+        assert!(reason.contains(part), "{part}: {reason}");
+    }
+    assert_eq!(site.contents(), ["fine"]);
+    let mut client = RelayClient::new(site.channel().await);
+    let log_opts = bad
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
+    let check = CheckRequest {
+        log_opts,
+        ..CheckRequest::default()
+    };
+    assert!(client.check(check).await.unwrap().into_inner().faults.len() >= 2);
+    let good = client
+        .check(CheckRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(good.faults, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_stop_delivers_and_acknowledges_what_was_taken() {
+    // Long linger and one slot that is busy: at the stop, most records are still unsealed.
+    let mut site = Site::start("linger_ms = 60000\nconcurrency_max = 1").await;
+    let stall = Fault::new(FaultKind::Stall)
+        .delayed(Duration::from_millis(300))
+        .times(1);
+    site.standin.add_fault(stall);
+    let mut call = site.call().await;
+    let (first, middle) = chunk(1, 0, &["one"]);
+    call.send(vec![open(1, 0, &[]), first]).await;
+    let (second, end) = chunk(1, middle, &["two"]);
+    call.send(vec![second]).await;
+    call.until(|response| response.opened.first().copied())
+        .await
+        .unwrap();
+    tokio::time::timeout(Duration::from_secs(5), async {
+        while site.standin.stats().faults.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("the first upload to stall");
+    site.stop.take().unwrap().send(()).unwrap();
+    assert_eq!(call.acked_to(1, end).await.unwrap().delivered_entries, 2);
+    site.tasks.join_next().await.unwrap().unwrap();
+    assert_eq!(site.contents(), ["one", "two"]);
+}
+
+#[tokio::test]
+async fn a_host_beyond_its_allowance_is_slowed_down_and_loses_nothing() {
+    let tenant = "[[tenants]]\nname = \"slow\"\nunix_uid = 0\nbytes_per_s = 20000";
+    let site = Site::start(tenant).await;
+    let mut call = site.call().await;
+    let line = "x".repeat(10_000);
+    let (mut offset, mut events) = (0, vec![open(1, 0, &[])]);
+    for _ in 0..4 {
+        let (entries, end) = chunk(1, offset, &[&line]);
+        events.push(entries);
+        call.send(std::mem::take(&mut events)).await;
+        offset = end;
+    }
+    // 40 kB at 20 kB/s: a second's worth comes at once, the rest takes its time.
+    let began = tokio::time::Instant::now();
+    call.acked_to(1, offset).await.unwrap();
+    assert!(
+        began.elapsed() >= Duration::from_millis(400),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(site.contents().len(), 4);
+}
+
+#[tokio::test]
+async fn a_host_without_a_tenant_is_refused_with_what_to_do() {
+    let site = Site::start("[[tenants]]\nname = \"other\"\nunix_uid = 12345").await;
+    let mut client = RelayClient::new(site.channel().await);
+    let status = client.check(CheckRequest::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert!(
+        status
+            .message()
+            .contains("no tenant of the shipper is for uid 0"),
+        "{status}"
+    );
+}
+
+#[tokio::test]
+async fn a_tenant_writes_to_its_own_topics_only() {
+    let tenant =
+        "[[tenants]]\nname = \"a\"\nunix_uid = 0\ntopics = [\"a-*\"]\nhosts = [\"host-1\"]";
+    let site = Site::start(tenant).await;
+    let mut call = site.call().await;
+    call.send(vec![open(1, 0, &[])]).await;
+    let refused = call
+        .until(|response| response.refused.first().cloned())
+        .await
+        .unwrap();
+    let rule = format!("topic_id \"{TOPIC}\" is not one that tenant a may use");
+    assert_eq!(refused.reason, rule);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_too_large_is_cut_and_only_its_worst_record_is_given_up() {
+    let site = Site::start("").await;
+    // 413 for the batch of four, for its first half, and for that half's first record.
+    site.standin
+        .add_fault(Fault::new(FaultKind::Status(413)).times(3));
+    let mut call = site.call().await;
+    let (entries, end) = chunk(1, 0, &["a", "b", "c", "d"]);
+    call.send(vec![open(1, 0, &[]), entries]).await;
+    let ack = call.acked_to(1, end).await.unwrap();
+    assert_eq!((ack.delivered_entries, ack.dead_lettered_entries), (3, 1));
+    assert_eq!(site.contents(), ["b", "c", "d"]);
+    let letters = site.dead_letters();
+    assert_eq!(letters.len(), 1);
+    assert!(letters[0].contains(r#"["content","a"]"#), "{}", letters[0]);
+}
+
+#[tokio::test]
+async fn trouble_that_passes_is_retried_and_loses_nothing() {
+    let site = Site::start("").await;
+    for kind in [
+        FaultKind::Status(429),
+        FaultKind::HtmlError,
+        FaultKind::Reset,
+        FaultKind::Status(404),
+        FaultKind::Status(403),
+    ] {
+        site.standin.add_fault(Fault::new(kind).times(1));
+    }
+    let mut call = site.call().await;
+    let (entries, end) = chunk(1, 0, &["x"]);
+    call.send(vec![open(1, 0, &[]), entries]).await;
+    call.acked_to(1, end).await.unwrap();
+    assert_eq!(site.contents(), ["x"]);
+    assert_eq!(site.standin.stats().faults.values().sum::<u64>(), 5);
+}
+
+#[tokio::test]
+async fn a_lost_answer_repeats_the_same_group_under_the_same_id() {
+    let site = Site::start("").await;
+    site.standin
+        .add_fault(Fault::new(FaultKind::DropAfterStore).times(1));
+    let mut call = site.call().await;
+    let (entries, end) = chunk(1, 0, &["x"]);
+    call.send(vec![open(1, 0, &[]), entries]).await;
+    call.acked_to(1, end).await.unwrap();
+    assert_eq!(site.contents(), ["x", "x"]);
+    assert_eq!(site.standin.stats().repeated_groups, 1);
+    assert_eq!(site.standin.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_dropped_call_takes_its_unsealed_records_along() {
+    let site = Arc::new(Site::start("linger_ms = 60000\nconcurrency_max = 1").await);
+    let stall = Fault::new(FaultKind::Stall)
+        .delayed(Duration::from_millis(300))
+        .times(1);
+    site.standin.add_fault(stall);
+    let mut call = site.call().await;
+    let (first, middle) = chunk(1, 0, &["in flight"]);
+    call.send(vec![open(1, 0, &[]), first]).await;
+    call.until(|response| response.opened.first().copied())
+        .await
+        .unwrap();
+    let (second, end) = chunk(1, middle, &["unsealed"]);
+    call.send(vec![second]).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(call);
+    let mut call = site.call().await;
+    let (again, _) = chunk(1, middle, &["unsealed"]);
+    call.send(vec![open(1, middle, &[]), again]).await;
+    call.acked_to(1, end).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), async {
+        while site.contents().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("the stalled upload to end");
+    let mut contents = site.contents();
+    contents.sort();
+    assert_eq!(contents, ["in flight", "unsealed"]);
+}

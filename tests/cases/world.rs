@@ -1,0 +1,136 @@
+//! What the cases share: a world of their own, one case at a time, and the wait for all lines.
+
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, MutexGuard, mpsc};
+use tokio::time::{Instant, timeout};
+use world::dockerd::{Info, Pipe};
+use world::oracle::{Report, examine};
+use world::processes::{Host, TOPIC_ID, UploadSettings, start_world};
+use world::script::Script;
+use world::standin::Standin;
+use world::standin::store::Upload;
+
+/// Time without a new record after which no more are waited for.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// A stand-in, a host, and the right to use the machine: cases that measure time or load it fully
+/// would disturb each other.
+pub(crate) struct World {
+    pub(crate) standin: Standin,
+    pub(crate) host: Host,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl World {
+    pub(crate) async fn start(upload: UploadSettings) -> Self {
+        static TURN: Mutex<()> = Mutex::const_new(());
+        let turn = TURN.lock().await;
+        let (standin, host) = start_world(upload).await.unwrap();
+        Self {
+            standin,
+            host,
+            _turn: turn,
+        }
+    }
+
+    /// Starts a container's logging.
+    pub(crate) async fn container(&mut self, name: &str, log_opts: &[(&str, &str)]) -> Pipe {
+        let started = self
+            .host
+            .dockerd
+            .start_logging(&Info::new(name, log_opts))
+            .await;
+        started.unwrap_or_else(|error| panic!("{error:#}\n{}", self.host.output()))
+    }
+
+    /// Stops a container's logging and returns how long that took.
+    pub(crate) async fn stop(&mut self, pipe: Pipe) -> Duration {
+        let stopped = self.host.dockerd.stop_logging(pipe).await;
+        stopped.unwrap_or_else(|error| panic!("{error:#}\n{}", self.host.output()))
+    }
+
+    /// Waits until all lines are written; fails when neither a writer ends nor a record comes.
+    pub(crate) async fn finish(&self, mut writers: Writers) -> Vec<Pipe> {
+        let mut pipes = Vec::new();
+        let mut seen = 0;
+        while pipes.len() < writers.count {
+            match timeout(PATIENCE, writers.done.recv()).await {
+                Ok(pipe) => pipes.extend(pipe),
+                Err(_) => {
+                    let records = self.standin.stats().records;
+                    assert!(
+                        records > seen,
+                        "a container is blocked\n{}",
+                        self.host.output()
+                    );
+                    seen = records;
+                }
+            }
+        }
+        pipes
+    }
+
+    pub(crate) fn uploads(&self) -> Vec<Arc<Upload>> {
+        self.standin.uploads(TOPIC_ID)
+    }
+
+    /// Waits until `is_there` says so of all uploads; gives up when no more records come.
+    pub(crate) async fn wait_for(&self, least: u64, is_there: impl Fn(&[Arc<Upload>]) -> bool) {
+        let mut last_growth = Instant::now();
+        let mut seen = 0;
+        loop {
+            let records = self.standin.stats().records;
+            if records > seen {
+                (seen, last_growth) = (records, Instant::now());
+                if records >= least && is_there(&self.uploads()) {
+                    return;
+                }
+            }
+            if last_growth.elapsed() > PATIENCE {
+                // The oracle says what is missing; what the processes wrote may say why.
+                eprintln!("{:?}\n{}", self.standin.stats(), self.host.output());
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits for all lines, then ends the shipper so that nothing can follow, and reports.
+    pub(crate) async fn settle(&mut self, scripts: &[Script]) -> Report {
+        let expected = scripts.iter().map(|script| script.line_count).sum();
+        self.wait_for(expected, |uploads| examine(scripts, uploads).lost == 0)
+            .await;
+        self.host.stop_shipper().await.unwrap();
+        examine(scripts, &self.uploads())
+    }
+}
+
+/// Threads that write scripts, one each; they hand back the pipes they wrote to. A thread whose pipe
+/// nobody reads stays behind when its case fails.
+pub(crate) struct Writers {
+    sender: mpsc::Sender<Pipe>,
+    done: mpsc::Receiver<Pipe>,
+    count: usize,
+}
+
+impl Writers {
+    pub(crate) fn new() -> Self {
+        let (sender, done) = mpsc::channel(1);
+        Self {
+            sender,
+            done,
+            count: 0,
+        }
+    }
+
+    pub(crate) fn start(&mut self, script: Script, mut pipe: Pipe, lines_per_s: Option<u32>) {
+        let sender = self.sender.clone();
+        self.count += 1;
+        std::thread::spawn(move || {
+            script.write(&mut pipe, lines_per_s).unwrap();
+            // A case that has failed wants no pipe back.
+            sender.blocking_send(pipe).ok();
+        });
+    }
+}
