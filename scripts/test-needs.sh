@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Makes sure that the tests find what they need: an engine, Compose, Python for the official SDK.
+# shellcheck source=scripts/common.sh
+source "$(dirname "$0")/common.sh"
+
+((EUID == 0)) || die "the end-to-end tests start an engine of their own, and only root may: run this as root (sudo make test), or \`cargo test --workspace\` for all other tests"
+need_engine
+need_compose
+has containerd || install_packages "containerd" containerd
+python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages "Python with venv" python3-venv

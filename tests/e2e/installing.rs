@@ -1,0 +1,125 @@
+//! What is installed: the images of both Dockerfiles, unmodified, the plugin made of one and the
+//! Compose file with the other; and a plugin that is replaced keeps what it has not shipped yet.
+
+use crate::engine::succeed;
+use crate::scene::{PLUGIN, Record, Scene, contents, free_address, full_scene, root, scene};
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use world::chatter::Shape;
+use world::processes::{TOPIC_ID, wait_until};
+
+const PLAIN: Shape = Shape::Plain { bytes: 64 };
+const DEADLINE: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_plugin_keeps_settings_and_what_it_has_not_shipped() {
+    scene(&[], async |scene| {
+        scene.install_plugin(&["LOG_LEVEL=debug"]).await;
+        scene.run("box", &[], &["--lines", "100"]).await;
+        scene.docker(["rm", "box"]).await;
+        scene.install_plugin(&[]).await;
+        let settings = ["plugin", "inspect", "-f", "{{.Settings.Env}}", PLUGIN];
+        let settings = scene.docker(settings).await;
+        assert!(settings.contains("LOG_LEVEL=debug"), "{settings}");
+        scene.start_shipper().await;
+        let records = scene.wait_for_records(100).await;
+        let expected: Vec<_> = (0..100).map(|n| PLAIN.line(n)).collect();
+        assert_eq!(contents(&records), expected);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_in_use_is_upgraded_under_its_containers_and_not_removed() {
+    const LINES: u64 = 5_000;
+    full_scene(async |scene| {
+        let chatter = ["--lines", &LINES.to_string(), "--rate", "500", "--hold"];
+        scene.run("busy", &["-d"], &chatter).await;
+        for _ in 0..2 {
+            scene.wait_for_records(100).await;
+            let before = scene.engine.processes("/cls-driver");
+            scene.install_plugin(&["LOG_LEVEL=debug"]).await;
+            assert_ne!(scene.engine.processes("/cls-driver"), before);
+        }
+        let mut uninstall = scene.engine.command(root().join("scripts/plugin.sh"));
+        uninstall.arg("uninstall");
+        let refusal = succeed(uninstall).await.unwrap_err().to_string();
+        assert!(refusal.contains("busy"), "{refusal}");
+        let records = scene
+            .wait_for_records(usize::try_from(LINES).unwrap())
+            .await;
+        let arrived: BTreeSet<_> = records.iter().map(Record::content).collect();
+        let expected: Vec<_> = (0..LINES).map(|number| PLAIN.line(number)).collect();
+        assert!(
+            arrived.iter().eq(expected.iter()),
+            "{} of {LINES} lines",
+            arrived.len()
+        );
+        assert_eq!(scene.docker(["stop", "busy"]).await, "busy");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_of_the_dockerfiles_work_as_they_are() {
+    const TAG: &str = "e2e";
+    // On the engine at hand, whose layers the next run finds again.
+    let mut build = tokio::process::Command::new(root().join("scripts/images.sh"));
+    let built = build.arg(TAG).status().await.unwrap();
+    assert!(built.success(), "building the images: {built}");
+    scene(&[], async |scene| {
+        for image in ["cls-driver", "cls-shipper"] {
+            copy_image(scene, &format!("{image}:{TAG}")).await;
+        }
+        let driver = format!("cls-driver:{TAG}");
+        scene.install_plugin(&["--image", &driver]).await;
+        start_compose(scene, &format!("cls-shipper:{TAG}")).await;
+        scene.run("box", &[], &["--lines", "100"]).await;
+        assert_eq!(scene.wait_for_records(100).await.len(), 100);
+    })
+    .await;
+}
+
+/// Copies an image from the engine at hand to the scene's.
+async fn copy_image(scene: &Scene, image: &str) {
+    let mut save = Command::new("docker")
+        .args(["save", image])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut load = scene.engine.command("docker");
+    load.arg("load").stdin(save.stdout.take().unwrap());
+    succeed(load).await.unwrap();
+    assert!(save.wait().unwrap().success(), "saving {image}");
+}
+
+/// Starts the shipper of docker-compose.yml and waits until it listens.
+async fn start_compose(scene: &Scene, image: &str) {
+    let config = scene.engine.folder().join("compose-shipper.toml");
+    let text = fs::read_to_string(root().join("deploy/shipper.toml")).unwrap();
+    let endpoint = "ap-guangzhou.cls.tencentcs.com";
+    let topic_id = "replace-with-your-topic-id";
+    assert!(text.contains(endpoint) && text.contains(topic_id), "{text}");
+    let text = text
+        .replace(endpoint, &scene.standin.endpoint())
+        .replace(topic_id, TOPIC_ID);
+    fs::write(&config, text).unwrap();
+    let mut up = scene.engine.compose().await;
+    up.arg("-f").arg(root().join("docker-compose.yml"));
+    up.args(["-p", "e2e", "up", "-d"])
+        .env("CLS_SHIPPER_IMAGE", image)
+        .env("CLS_SHIPPER_RUN", scene.engine.run_folder())
+        .env("CLS_SHIPPER_CONFIG", &config)
+        .env("CLS_SHIPPER__ADMIN__LISTEN", free_address().to_string())
+        .env("TENCENTCLOUD_SECRET_ID", "AKIDEXAMPLE")
+        .env("TENCENTCLOUD_SECRET_KEY", "SKEXAMPLE");
+    succeed(up).await.unwrap();
+    let socket = scene.socket();
+    let listens = async || tokio::net::UnixStream::connect(&socket).await.is_ok();
+    if let Err(error) = wait_until("the shipper listens", DEADLINE, listens).await {
+        let logs = scene.engine.docker_output(["logs", "e2e_shipper_1"]).await;
+        panic!("{error:#}: {logs:?}");
+    }
+}

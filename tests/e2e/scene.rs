@@ -1,0 +1,294 @@
+//! A scene: an engine with the plugin, a shipper and a stand-in for CLS, all real processes but the
+//! stand-in, which runs inside the test and is spoken to over HTTP all the same.
+
+use crate::engine::{Engine, succeed};
+use anyhow::{Context as _, ensure};
+use futures_util::FutureExt as _;
+use serde::Deserialize;
+use serde_json::json;
+use std::fs;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tokio::sync::Mutex;
+use world::client;
+use world::processes::{Process, TOPIC_ID, binary, standin_config, wait_until};
+use world::standin::Standin;
+use world::standin::config::Clock;
+use world::standin::store::parse_flow;
+
+/// Name of the plugin, as a user installs it.
+pub(crate) const PLUGIN: &str = "tencent-cls";
+/// Host name that the plugin is given.
+pub(crate) const HOST_NAME: &str = "e2e-host";
+/// Time within which lines must have become records.
+const DELIVERY_DEADLINE: Duration = Duration::from_secs(60);
+
+/// An engine, a shipper and a stand-in.
+pub(crate) struct Scene {
+    pub(crate) engine: Engine,
+    pub(crate) standin: Standin,
+    shipper: Option<Process>,
+    /// Records that the stand-in has counted and no longer has.
+    forgotten: u64,
+}
+
+/// Runs a test in a scene of its own, without a plugin and without a shipper, and clears it away
+/// whatever comes of the test. One at a time: the machine is small, and some tests measure time.
+pub(crate) async fn scene(flags: &[&'static str], test: impl AsyncFnOnce(&mut Scene)) {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    let _turn = TURN.lock().await;
+    let mut scene = Scene::start(flags).await.unwrap();
+    let outcome = AssertUnwindSafe(test(&mut scene)).catch_unwind().await;
+    if outcome.is_err() {
+        eprintln!("{}", scene.output());
+    }
+    let ended = scene.end().await;
+    match outcome {
+        Ok(()) => ended.unwrap(),
+        Err(panic) => resume_unwind(panic),
+    }
+}
+
+/// Runs a test in a scene with plugin and shipper.
+pub(crate) async fn full_scene(test: impl AsyncFnOnce(&mut Scene)) {
+    scene(&[], async |scene| {
+        scene.start_shipper().await;
+        scene.install_plugin(&[]).await;
+        test(scene).await;
+    })
+    .await;
+}
+
+/// A record as CLS has it.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Record {
+    /// Number of its arrival.
+    seq: u64,
+    /// UNIX time, in the unit in which it was sent.
+    time: i64,
+    fields: Vec<(String, String)>,
+    tags: Vec<(String, String)>,
+    #[serde(rename = "contextFlow")]
+    context_flow: Option<String>,
+}
+
+impl Record {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        value_of(&self.fields, name)
+    }
+
+    pub(crate) fn tag(&self, name: &str) -> Option<&str> {
+        value_of(&self.tags, name)
+    }
+
+    pub(crate) fn content(&self) -> &str {
+        self.field("content").unwrap_or_default()
+    }
+
+    /// Returns the time in milliseconds, whatever the unit, which CLS guesses by size as well.
+    pub(crate) fn time_ms(&self) -> i64 {
+        const MICROS_FROM: i64 = 100_000_000_000_000;
+        match self.time {
+            micros if micros >= MICROS_FROM => micros / 1_000,
+            millis => millis,
+        }
+    }
+
+    /// Returns where CLS shows the record: by context, then by group, then by place in the group.
+    fn place(&self) -> (String, u64, u64) {
+        let flow = self.context_flow.as_deref().and_then(parse_flow);
+        let (context, group) = flow.unwrap_or_else(|| panic!("no contextFlow: {self:?}"));
+        (context.to_owned(), group, self.seq)
+    }
+}
+
+/// Returns the contents of records.
+pub(crate) fn contents(records: &[Record]) -> Vec<&str> {
+    records.iter().map(Record::content).collect()
+}
+
+fn value_of<'p>(pairs: &'p [(String, String)], name: &str) -> Option<&'p str> {
+    let pair = pairs.iter().find(|(key, _)| key == name);
+    pair.map(|(_, value)| value.as_str())
+}
+
+impl Scene {
+    async fn start(flags: &[&'static str]) -> anyhow::Result<Self> {
+        let engine = Engine::start(&json!({}), flags).await?;
+        let address = "127.0.0.1:0".parse()?;
+        let standin = Standin::start(address, standin_config(), Clock::system(), None).await?;
+        let scene = Self {
+            engine,
+            standin,
+            shipper: None,
+            forgotten: 0,
+        };
+        scene.import_workload().await?;
+        Ok(scene)
+    }
+
+    /// Makes the image `chatter`: the one static binary and nothing else.
+    async fn import_workload(&self) -> anyhow::Result<()> {
+        let binary = binary("chatter")?;
+        let folder = binary.parent().context("a binary is in a folder")?;
+        let mut tar = Command::new("tar");
+        tar.arg("-C").arg(folder).args(["-c", "chatter"]);
+        let mut tar = tar.stdout(Stdio::piped()).spawn()?;
+        let mut import = self.engine.command("docker");
+        import.args(["import", "-c", r#"ENTRYPOINT ["/chatter"]"#, "-", "chatter"]);
+        import.stdin(tar.stdout.take().context("tar's stdout is a pipe")?);
+        succeed(import).await?;
+        ensure!(tar.wait()?.success(), "tar failed");
+        Ok(())
+    }
+
+    /// Runs the Docker client, which must succeed, and returns what it wrote to stdout.
+    pub(crate) async fn docker<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> String {
+        self.engine.try_docker(args).await.unwrap()
+    }
+
+    /// Starts a container that logs through the plugin; `chatter` is what it does.
+    pub(crate) async fn run(&self, name: &str, options: &[&str], chatter: &[&str]) -> String {
+        let args = [
+            &[
+                "run",
+                "--name",
+                name,
+                "--network=none",
+                "--log-driver",
+                PLUGIN,
+            ],
+            options,
+            &["chatter"],
+            chatter,
+        ];
+        self.docker(args.concat()).await
+    }
+
+    /// Installs the plugin as a user does, from the binary of this tree.
+    pub(crate) async fn install_plugin(&self, args: &[&str]) {
+        let mut command = self.engine.command(root().join("scripts/plugin.sh"));
+        let shipper = format!("SHIPPER=unix:///host{}", self.socket().display());
+        let host_name = format!("HOST_NAME={HOST_NAME}");
+        command.args(["install", &shipper, &host_name]).args(args);
+        command.env("BINARIES", binary("cls-driver").unwrap().parent().unwrap());
+        succeed(command).await.unwrap();
+    }
+
+    /// Returns the path of the shipper's socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.engine.run_folder().join("shipper.sock")
+    }
+
+    /// Starts the shipper and waits until it listens.
+    pub(crate) async fn start_shipper(&mut self) {
+        let config = self.engine.folder().join("shipper.toml");
+        let socket = self.socket();
+        fs::write(&config, shipper_toml(&socket, &self.standin.endpoint())).unwrap();
+        let mut command = Command::new(binary("cls-shipper").unwrap());
+        command.arg("--config").arg(config);
+        let mut shipper = Process::start("shipper", command, self.engine.folder()).unwrap();
+        let listens = async || tokio::net::UnixStream::connect(&socket).await.is_ok();
+        shipper.wait_ready(listens).await.unwrap();
+        self.shipper = Some(shipper);
+    }
+
+    /// Kills the shipper.
+    pub(crate) fn kill_shipper(&mut self) {
+        self.shipper
+            .take()
+            .expect("the shipper runs")
+            .kill()
+            .unwrap();
+    }
+
+    /// Returns what CLS has, in the order in which it shows it.
+    pub(crate) async fn records(&self) -> Vec<Record> {
+        let path = format!("/records?topic_id={TOPIC_ID}");
+        let lines = client::call(self.standin.address(), "GET", &path).await;
+        let lines = String::from_utf8(lines.unwrap().to_vec()).unwrap();
+        let parse = |line: &str| serde_json::from_str(line).unwrap();
+        let mut records: Vec<Record> = lines.lines().map(parse).collect();
+        records.sort_by_cached_key(Record::place);
+        records
+    }
+
+    /// Waits until CLS has this many records, and returns all it has.
+    pub(crate) async fn wait_for_records(&self, count: usize) -> Vec<Record> {
+        let count = self.forgotten + u64::try_from(count).unwrap();
+        let is_there = async || self.standin.stats().records >= count;
+        let waited = wait_until("records arrive", DELIVERY_DEADLINE, is_there).await;
+        if let Err(error) = waited {
+            let arrived = self.records().await.len();
+            panic!("{error:#}: {arrived} have arrived");
+        }
+        self.records().await
+    }
+
+    /// Removes all containers and all records, for a test that does several things in one scene.
+    pub(crate) async fn forget(&mut self) {
+        let containers = self.docker(["ps", "-aq"]).await;
+        let removal = ["rm", "-f"]
+            .into_iter()
+            .chain(containers.split_whitespace());
+        if !containers.is_empty() {
+            self.docker(removal).await;
+        }
+        let address = self.standin.address();
+        client::call(address, "DELETE", "/records").await.unwrap();
+        self.forgotten = self.standin.stats().records;
+    }
+
+    fn output(&self) -> String {
+        let shipper = self.shipper.as_ref().map(Process::output);
+        format!(
+            "--- engine\n{}\n--- shipper\n{}\n--- CLS\n{:?}",
+            self.engine.output(),
+            shipper.unwrap_or_default(),
+            self.standin.stats(),
+        )
+    }
+
+    async fn end(self) -> anyhow::Result<()> {
+        drop(self.shipper);
+        self.engine.end().await
+    }
+}
+
+fn shipper_toml(socket: &Path, endpoint: &str) -> String {
+    format!(
+        r#"[listen]
+unix = "{socket}"
+
+[defaults]
+endpoint = "{endpoint}"
+topic_id = "{TOPIC_ID}"
+credentials = "default"
+
+[credentials.default]
+source = "inline"
+secret_id = "AKIDEXAMPLE"
+secret_key = "SKEXAMPLE"
+
+[admin]
+listen = "{admin}"
+"#,
+        socket = socket.display(),
+        admin = free_address(),
+    )
+}
+
+/// Returns the root of this tree.
+pub(crate) fn root() -> &'static Path {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().expect("tests is a folder of the tree")
+}
+
+/// Returns a loopback address whose port nobody uses now.
+pub(crate) fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
