@@ -216,8 +216,8 @@ impl Config {
         }
         let mut root = Section::new("", table);
         let listen = read_listen(&mut root, &mut faults);
-        let credentials = read_credentials(&mut root, &environment, &mut faults);
-        let defaults = read_defaults(&mut root, &credentials, &mut faults);
+        let (credentials, declared) = read_credentials(&mut root, &environment, &mut faults);
+        let defaults = read_defaults(&mut root, &declared, &mut faults);
         let upload = read_upload(&mut root, &mut faults);
         let tenants = read_tenants(&mut root, &mut faults);
         let dead_letter = read_dead_letter(&mut root, &mut faults);
@@ -377,11 +377,7 @@ fn read_tenant(mut section: Section, faults: &mut Faults) -> Option<TenantConfig
     })
 }
 
-fn read_defaults(
-    root: &mut Section,
-    credentials: &BTreeMap<String, CredentialSource>,
-    faults: &mut Faults,
-) -> Defaults {
+fn read_defaults(root: &mut Section, credentials: &[String], faults: &mut Faults) -> Defaults {
     let mut section = root.section("defaults", faults);
     let endpoint = section.text("endpoint", faults).and_then(|text| {
         text.parse::<Endpoint>()
@@ -395,11 +391,8 @@ fn read_defaults(
     let topic_id = section.text("topic_id", faults);
     let named = section.text("credentials", faults);
     section.end(&["endpoint", "topic_id", "credentials"], faults);
-    if let Some(name) = named
-        .as_ref()
-        .filter(|name| !credentials.contains_key(*name))
-    {
-        let known = list(credentials.keys());
+    if let Some(name) = named.as_ref().filter(|name| !credentials.contains(*name)) {
+        let known = list(credentials);
         faults.0.push(format!(
             "defaults.credentials = \"{name}\": there is no [credentials.{name}], known: {known}"
         ));
@@ -512,22 +505,23 @@ const CREDENTIAL_KEYS: [&str; 11] = [
     "token_file",
 ];
 
+/// Returns the sources that are good, and the names of all of them.
 fn read_credentials(
     root: &mut Section,
     environment: &BTreeMap<String, String>,
     faults: &mut Faults,
-) -> BTreeMap<String, CredentialSource> {
+) -> (BTreeMap<String, CredentialSource>, Vec<String>) {
     let mut all = root.section("credentials", faults);
     let names: Vec<String> = all.table.keys().cloned().collect();
     let mut sources = BTreeMap::new();
-    for name in names {
-        let mut section = all.section(&name, faults);
+    for name in &names {
+        let mut section = all.section(name, faults);
         if let Some(source) = read_credential_source(&mut section, environment, faults) {
-            sources.insert(name, source);
+            sources.insert(name.clone(), source);
         }
         section.end(&CREDENTIAL_KEYS, faults);
     }
-    sources
+    (sources, names)
 }
 
 fn read_credential_source(
@@ -930,7 +924,7 @@ mod tests {
         listen.tcp = "0.0.0.0:9000": entries would cross the network unencrypted, add [listen.tls], use a loopback address, or set listen.insecure = true if the network is trusted;
         credentials.default.source = "vault": it must be one of inline, env, file, cvm-role, tke-oidc;
         defaults.endpoint = "ftp://x": its scheme must be https or http;
-        defaults.credentials = "prod": there is no [credentials.prod], known: none;
+        defaults.credentials = "prod": there is no [credentials.prod], known: default;
         upload.linger_ms = -1: it must be a whole number from 0 to 60000;
         upload.batch_logs_max = 10001: it must be a whole number from 1 to 10000;
         upload.compression = "gzip": it must be "lz4", "zstd" or "none";
