@@ -168,16 +168,9 @@ impl Uploader {
         }
         for sent in sent {
             // A log is one entry, except for joined ones; a group that is dead as a whole is exact.
-            let is_all = sent.dead_log_count == sent.log_count;
-            let dead_entries = if is_all {
-                u64::MAX
-            } else {
-                sent.dead_log_count as u64
-            };
-            let dead_entries = if sent.dead_log_count == 0 {
-                0
-            } else {
-                dead_entries
+            let dead_entries = match sent.dead_log_count {
+                all if all == sent.log_count => u64::MAX,
+                some => some as u64,
             };
             sent.stream.complete(sent.ticket, dead_entries);
         }

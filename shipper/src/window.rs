@@ -4,8 +4,8 @@
 //! A window starts small, doubles whenever it limits its stream, as long as the budget has room,
 //! and shrinks when it lies idle. The bytes beyond a window wait in the host's journal. The first
 //! [`WINDOW_BYTES_MIN`] of a stream are granted even when the budget is used up: every stream must
-//! be able to move; the true bound is therefore budget + streams × minimum. (A single frame larger than
-//! its window may come when nothing is unacknowledged; Docker writes none.)
+//! be able to move; the true bound is therefore budget + streams × minimum. (A single frame larger
+//! than its window may come when nothing is unacknowledged; Docker writes none.)
 //!
 //! What waits for the rest of a long line is acknowledged only after its end, so a window below it
 //! would stop the stream: such a window grows at once, not at the next acknowledgement.
