@@ -35,6 +35,11 @@ struct Site {
 
 impl Site {
     async fn start(upload: &str) -> Self {
+        Self::start_listening("", upload).await
+    }
+
+    /// Starts a shipper that listens on its unix socket and as `listen` says.
+    async fn start_listening(listen: &str, upload: &str) -> Self {
         let key = Key::permanent("AKIDEXAMPLE", "SKEXAMPLE");
         let config = StandinConfig {
             has_quota: false,
@@ -48,7 +53,7 @@ impl Site {
         let socket = folder.path().join("shipper.sock");
         let text = format!(
             "shutdown_grace_ms = 5000\n\
-             [listen]\nunix = \"{}\"\n\
+             [listen]\nunix = \"{}\"\n{listen}\n\
              [defaults]\nendpoint = \"{}\"\ntopic_id = \"{TOPIC}\"\n\
              [credentials.default]\nsource = \"inline\"\n\
              secret_id = \"AKIDEXAMPLE\"\nsecret_key = \"SKEXAMPLE\"\n\
@@ -80,27 +85,11 @@ impl Site {
     }
 
     async fn channel(&self) -> Channel {
-        let endpoint = Endpoint::from_shared(format!("unix://{}", self.socket.display())).unwrap();
-        loop {
-            match endpoint.connect().await {
-                Ok(channel) => return channel,
-                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-            }
-        }
+        connect(format!("unix://{}", self.socket.display())).await
     }
 
     async fn call(&self) -> Call {
-        let (requests, receiver) = mpsc::channel(16);
-        let mut client = RelayClient::new(self.channel().await);
-        let responses = client
-            .ship(ReceiverStream::new(receiver))
-            .await
-            .unwrap()
-            .into_inner();
-        Call {
-            requests,
-            responses,
-        }
+        Call::begin(self.channel().await).await.unwrap()
     }
 
     /// Returns the values of `content` that CLS has, in the order of its context.
@@ -121,6 +110,22 @@ impl Site {
     }
 }
 
+/// Connects once somebody listens.
+async fn connect(endpoint: String) -> Channel {
+    let endpoint = Endpoint::from_shared(endpoint).unwrap();
+    let connected = async {
+        loop {
+            match endpoint.connect().await {
+                Ok(channel) => return channel,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), connected)
+        .await
+        .expect("a shipper within 20 s")
+}
+
 /// One call of the relay.
 struct Call {
     requests: mpsc::Sender<ShipRequest>,
@@ -128,6 +133,17 @@ struct Call {
 }
 
 impl Call {
+    async fn begin(channel: Channel) -> Result<Self, Status> {
+        let (requests, receiver) = mpsc::channel(16);
+        let responses = RelayClient::new(channel)
+            .ship(ReceiverStream::new(receiver))
+            .await?;
+        Ok(Self {
+            requests,
+            responses: responses.into_inner(),
+        })
+    }
+
     async fn send(&self, kinds: Vec<Kind>) {
         let events = kinds
             .into_iter()
@@ -420,6 +436,42 @@ async fn a_host_without_a_tenant_is_refused_with_what_to_do() {
             .contains("no tenant of the shipper is for uid 0"),
         "{status}"
     );
+}
+
+/// Returns a TCP address that nobody used a moment ago.
+fn free_address() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn over_tcp_a_host_needs_a_tenant_and_then_ships_as_over_the_unix_socket() {
+    let address = free_address();
+    let listen = format!("tcp = \"{address}\"");
+    let site = Site::start_listening(&listen, "").await;
+    let channel = connect(format!("http://{address}")).await;
+    let status = Call::begin(channel).await.err().unwrap();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert!(
+        status
+            .message()
+            .contains("client certificate or a bearer token"),
+        "{status}"
+    );
+    drop(site);
+
+    let address = free_address();
+    let listen = format!("tcp = \"{address}\"");
+    let site = Site::start_listening(&listen, "[[tenants]]\nname = \"any\"\nanyone = true").await;
+    let mut call = Call::begin(connect(format!("http://{address}")).await)
+        .await
+        .unwrap();
+    let (entries, end) = chunk(1, 0, &["over", "tcp"]);
+    call.send(vec![open(1, 0, &[]), entries]).await;
+    assert_eq!(call.acked_to(1, end).await.unwrap().delivered_entries, 2);
+    assert_eq!(site.contents(), ["over", "tcp"]);
 }
 
 #[tokio::test]
