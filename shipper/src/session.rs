@@ -28,6 +28,10 @@ use crate::window::Window;
 /// How often windows are looked at.
 const WINDOW_PERIOD: Duration = Duration::from_secs(1);
 
+/// Time that a driver has to send what a closed window kept back, before what waits for it counts as
+/// late.
+const REOPENED_GRACE: Duration = Duration::from_secs(1);
+
 /// How far a host may be ahead of its allowance: a second's worth comes at once.
 const ALLOWANCE_BURST: Duration = Duration::from_secs(1);
 
@@ -56,6 +60,8 @@ struct OpenStream {
     next_offset: u64,
     /// What the pieces so far cover.
     settled_offset: u64,
+    /// Nothing is flushed for its age before this.
+    flush_from: Option<Instant>,
     end_offset: Option<u64>,
     _permit: StreamPermit,
 }
@@ -218,6 +224,7 @@ impl Session {
             window: Window::new(Arc::clone(&self.ingest.budget), open.resume_offset),
             next_offset: open.resume_offset,
             settled_offset: open.resume_offset,
+            flush_from: None,
             end_offset: None,
             _permit: permit,
         })
@@ -294,6 +301,7 @@ impl Session {
             let Some(stream) = self.streams.get_mut(&ack.stream) else {
                 continue;
             };
+            stream.keep_waiting_if_closed(Instant::now());
             if let Some(window_bytes) = stream.window.acknowledge(ack.offset) {
                 self.outbox.resize(ack.stream, window_bytes);
             }
@@ -313,21 +321,7 @@ impl Session {
     /// Flushes records that waited long enough for the rest of themselves, and looks at windows.
     fn maintain(&mut self, now: Instant) {
         if self.flush_due.is_some_and(|due| due <= now) {
-            let mut touched = Lanes::default();
-            for stream in self.streams.values_mut() {
-                if stream.formatter.next_due().is_some_and(|due| due <= now) {
-                    let mut out = Out::new(&self.ingest, now, 0);
-                    stream.formatter.flush_due(now, &mut out.records);
-                    stream.send(&mut out);
-                    touched.add(&stream.lane);
-                }
-            }
-            touched.wake();
-            self.flush_due = self
-                .streams
-                .values()
-                .filter_map(|stream| stream.formatter.next_due())
-                .min();
+            self.flush(now);
         }
         if self.windows_due <= now {
             for (number, stream) in &mut self.streams {
@@ -339,11 +333,33 @@ impl Session {
         }
     }
 
+    /// Flushes what is late. While the process stops, nothing is: the next one gets the rest of a
+    /// record, and with it the beginning, which is not acknowledged.
+    fn flush(&mut self, now: Instant) {
+        if *self.phase.borrow() != Phase::Serving {
+            self.flush_due = None;
+            return;
+        }
+        let mut touched = Lanes::default();
+        for stream in self.streams.values_mut() {
+            if stream.flush_due().is_none_or(|due| due > now) {
+                continue;
+            }
+            if stream.keep_waiting_if_closed(now) {
+                continue;
+            }
+            let mut out = Out::new(&self.ingest, now, 0);
+            stream.formatter.flush_due(now, &mut out.records);
+            stream.send(&mut out);
+            touched.add(&stream.lane);
+        }
+        touched.wake();
+        let streams = self.streams.values();
+        self.flush_due = streams.filter_map(OpenStream::flush_due).min();
+    }
+
     fn note_flush(&mut self, number: u32) {
-        let due = self
-            .streams
-            .get(&number)
-            .and_then(|stream| stream.formatter.next_due());
+        let due = self.streams.get(&number).and_then(OpenStream::flush_due);
         self.flush_due = [self.flush_due, due].into_iter().flatten().min();
     }
 }
@@ -369,6 +385,23 @@ impl OpenStream {
             return Err(broken(number, &what));
         }
         Ok(())
+    }
+
+    /// Returns when something that waits for the rest of itself is late.
+    fn flush_due(&self) -> Option<Instant> {
+        let due = self.formatter.next_due()?;
+        Some(self.flush_from.map_or(due, |from| from.max(due)))
+    }
+
+    /// Puts off what is late if its rest may stand in the host's journal, where a closed window
+    /// keeps it. Returns whether it does. A window that is full of nothing but what waits here is
+    /// not waited for: it would never open.
+    fn keep_waiting_if_closed(&mut self, now: Instant) -> bool {
+        let is_closed = self.window.is_closed_by(self.settled_offset);
+        if is_closed {
+            self.flush_from = Some(now + REOPENED_GRACE);
+        }
+        is_closed
     }
 
     fn push(&mut self, entry: &[u8], frame_bytes: usize, out: &mut Out<'_>) {

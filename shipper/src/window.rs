@@ -19,6 +19,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The smallest window: any frame that Docker writes (16.5 KiB) fits.
 pub const WINDOW_BYTES_MIN: u64 = 32 << 10;
 
+/// The largest frame that Docker writes: a piece of 16 KiB with its metadata, rounded up.
+const DOCKER_FRAME_BYTES_MAX: u64 = 17 << 10;
+
 /// The largest window: 20 ms at 200 MB/s.
 pub const WINDOW_BYTES_MAX: u64 = 4 << 20;
 
@@ -97,6 +100,14 @@ impl Window {
     /// Returns what the driver is told: journal bytes.
     pub fn announced(&self) -> u64 {
         self.announced
+    }
+
+    /// Returns whether entries below `settled_offset` keep later ones back: they are under way, and
+    /// the window has no room for another entry that Docker may write.
+    pub fn is_closed_by(&self, settled_offset: u64) -> bool {
+        let unacked_bytes = self.received_offset - self.acked_offset;
+        settled_offset > self.acked_offset
+            && unacked_bytes + DOCKER_FRAME_BYTES_MAX > self.announced
     }
 
     /// Counts what a stream sent: `offset` lies behind it.

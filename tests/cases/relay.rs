@@ -387,13 +387,7 @@ async fn a_stop_delivers_and_acknowledges_what_was_taken() {
     call.until(|response| response.opened.first().copied())
         .await
         .unwrap();
-    tokio::time::timeout(Duration::from_secs(5), async {
-        while site.standin.stats().faults.is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await
-    .expect("the first upload to stall");
+    stalled(&site).await;
     site.stop.take().unwrap().send(()).unwrap();
     assert_eq!(call.acked_to(1, end).await.unwrap().delivered_entries, 2);
     site.tasks.join_next().await.unwrap().unwrap();
@@ -571,4 +565,70 @@ async fn a_dropped_call_takes_its_unsealed_records_along() {
     let mut contents = site.contents();
     contents.sort();
     assert_eq!(contents, ["in flight", "unsealed"]);
+}
+
+/// Options of a stream whose records of several lines wait 50 ms for their next line.
+const MULTILINE: [(&str, &str); 2] = [("multiline-pattern", r"^\S"), ("multiline-timeout", "50ms")];
+
+/// Time in which a record that waits 50 ms for its next line is long overdue.
+const OUTAGE: Duration = Duration::from_millis(800);
+
+/// Waits until the stand-in has a request that it stalls.
+async fn stalled(site: &Site) {
+    tokio::time::timeout(Duration::from_secs(5), async {
+        while site.standin.stats().faults.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("an upload to stall");
+}
+
+#[tokio::test]
+async fn a_record_of_several_lines_is_not_torn_while_its_rest_has_no_window() {
+    let site = Site::start("").await;
+    let stall = Fault::new(FaultKind::Stall).delayed(OUTAGE).times(1);
+    site.standin.add_fault(stall);
+    let mut call = site.call().await;
+    let (first, middle) = chunk(1, 0, &["first"]);
+    call.send(vec![open(1, 0, &MULTILINE), first]).await;
+    // With these and the beginning of the record, the window of 64 KiB has no room for an entry of
+    // full size.
+    let filler = "x".repeat(1_000);
+    let lines = [vec![filler.as_str(); 50], vec!["trace:"]].concat();
+    let (fillers, end) = chunk(1, middle, &lines);
+    let begin = end - frames(&["trace:"]).len() as u64;
+    call.send(vec![fillers]).await;
+    call.acked_to(1, begin).await.unwrap();
+    let (rest, end) = chunk(1, end, &["  at main", "last"]);
+    let finish = Kind::Finish(Finish {
+        stream: 1,
+        end_offset: end,
+    });
+    call.send(vec![rest, finish]).await;
+    call.acked_to(1, end).await.unwrap();
+    let contents = site.contents();
+    let ends: Vec<_> = contents.iter().filter(|text| **text != filler).collect();
+    assert_eq!(ends, ["first", "trace:\n  at main", "last"]);
+}
+
+#[tokio::test]
+async fn a_record_of_several_lines_is_not_torn_by_a_stop() {
+    let mut site = Site::start("concurrency_max = 1").await;
+    let stall = Fault::new(FaultKind::Stall).delayed(OUTAGE).times(1);
+    site.standin.add_fault(stall);
+    let mut call = site.call().await;
+    let (first, middle) = chunk(1, 0, &["first"]);
+    call.send(vec![open(1, 0, &MULTILINE), first]).await;
+    stalled(&site).await;
+    // The lane has something to do when the record is overdue.
+    let (more, _) = chunk(1, middle, &["second", "trace:"]);
+    call.send(vec![more, open(2, 0, &[])]).await;
+    call.until(|response| response.opened.iter().find(|o| o.stream == 2).copied())
+        .await
+        .unwrap();
+    site.stop.take().unwrap().send(()).unwrap();
+    site.tasks.join_next().await.unwrap().unwrap();
+    // The next shipper gets the rest, and with it the record's beginning.
+    assert_eq!(site.contents(), ["first", "second"]);
 }
