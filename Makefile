@@ -17,10 +17,12 @@ SETTINGS ?=
 # What the plugin is packed from: `binary` of this tree, or `image` (cls-driver, of `make images`).
 FROM ?= binary
 TAG ?= latest
+# Seconds that each target is fuzzed.
+FOR ?= 60
 # A program that provides the base images of the Dockerfiles where no registry answers, if there is one.
 export BASE_IMAGES ?=
 
-.PHONY: help build plugin uninstall images demo test lint rust clean
+.PHONY: help build plugin uninstall images demo test fuzz lint rust clean
 
 help: ## Lists the targets.
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -45,6 +47,9 @@ build: rust ## Builds all binaries, static and optimised.
 test: build ## Runs every test: unit, property, cases, official SDK, end to end on a real engine.
 	scripts/test-needs.sh
 	CLS_BIN_DIR=$(BINARIES) $(CARGO) test --locked --workspace --features world/e2e --no-fail-fast
+
+fuzz: rust ## Fuzzes what reads foreign input, FOR seconds per target: make fuzz FOR=600
+	scripts/fuzz.sh $(FOR)
 
 lint: rust ## Checks format, lints, documentation and dependencies.
 	scripts/lint.sh
