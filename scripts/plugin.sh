@@ -3,6 +3,7 @@
 #
 #   plugin.sh install [--name NAME] [--image IMAGE] [SETTING=VALUE…]
 #   plugin.sh uninstall [--name NAME]
+#   plugin.sh journal [--name NAME] ls | show ID | verify
 #
 # `install` packs the static binary of `make build`, or with --image the root of that image. A
 # plugin of the same name is replaced, and nothing of it is lost:
@@ -15,19 +16,24 @@ source "$(dirname "$0")/common.sh"
 main() {
   local command=${1:-}; shift || true
   name=tencent-cls image=""
+  journal=()
   declare -gA settings=()
   while (($# > 0)); do
     case $1 in
       --name) name=$2; shift 2 ;;
       --image) image=$2; shift 2 ;;
       [A-Z]*=* | tls.source=*) settings[${1%%=*}]=${1#*=}; shift ;;
+      [a-z0-9]*)
+        [[ $command == journal ]] || die "unknown argument $1"
+        journal+=("$1"); shift ;;
       *) die "unknown argument $1" ;;
     esac
   done
   case $command in
     install) install_plugin ;;
     uninstall) uninstall_plugin ;;
-    *) die "usage: plugin.sh install|uninstall [--name NAME] [--image IMAGE] [SETTING=VALUE…]" ;;
+    journal) inspect_journals ;;
+    *) die "usage: plugin.sh install|uninstall|journal [--name NAME] [--image IMAGE] [SETTING=VALUE…]" ;;
   esac
 }
 
@@ -162,6 +168,15 @@ uninstall_plugin() {
   docker plugin disable "$name" >/dev/null 2>&1 || true
   docker plugin rm -f "$name" >/dev/null
   say "plugin $name is removed, and its journals with it"
+}
+
+# Looks into the plugin's journals with its own binary, which need not run for that.
+inspect_journals() {
+  local id binary
+  id=$(plugin_id) || die "no plugin $name is installed"
+  binary=$(plugin_folder "$id")/rootfs/cls-driver
+  [[ -x $binary ]] || die "$binary can't be reached from here: run this as root on the engine's host"
+  "$binary" journal --state-dir "$(state_folder "$id")" "${journal[@]}"
 }
 
 main "$@"

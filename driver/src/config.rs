@@ -37,6 +37,8 @@ pub const SETTINGS: &[Setting] = &[
     JOURNAL_FREE_DISK,
     JOURNAL_SYNC_MS,
     JOURNAL_BLOCK_MS_MAX,
+    KEEP_FILE_SIZE,
+    KEEP_FILE_TOTAL_SIZE,
 ];
 
 const PATH_RULE: &str = "an absolute path";
@@ -130,6 +132,18 @@ const JOURNAL_BLOCK_MS_MAX: Setting = Setting {
     // A container that waits can be neither stopped nor removed.
     rule: "milliseconds, 0 to 600000",
     doc: "how long a full journal lets a container of mode=blocking wait before it drops the oldest entries",
+};
+const KEEP_FILE_SIZE: Setting = Setting {
+    name: "KEEP_FILE_SIZE",
+    default: "1m",
+    rule: SIZE_RULE,
+    doc: "acknowledged entries that are kept of each container for inspection (`--log-opt keep-file`); 0 keeps none",
+};
+const KEEP_FILE_TOTAL_SIZE: Setting = Setting {
+    name: "KEEP_FILE_TOTAL_SIZE",
+    default: "64m",
+    rule: SIZE_RULE,
+    doc: "acknowledged entries that are kept of all containers together, also of those that are gone; the oldest go first",
 };
 
 /// Where a shipper listens.
@@ -233,6 +247,10 @@ pub struct Config {
     pub journal_sync: Duration,
     /// How long a full journal makes a container wait.
     pub journal_block_max: Duration,
+    /// Acknowledged bytes that are kept of each container.
+    pub keep_bytes_max: u64,
+    /// Acknowledged bytes that are kept of all containers.
+    pub keep_total_bytes_max: u64,
 }
 
 /// What is wrong with the settings: one sentence per fault.
@@ -267,6 +285,8 @@ impl Config {
             disk_free_bytes_min: check.size(&JOURNAL_FREE_DISK, 0),
             journal_sync: check.millis(&JOURNAL_SYNC_MS, 10),
             journal_block_max: check.millis(&JOURNAL_BLOCK_MS_MAX, 0),
+            keep_bytes_max: check.size(&KEEP_FILE_SIZE, 0),
+            keep_total_bytes_max: check.size(&KEEP_FILE_TOTAL_SIZE, 0),
         };
         check.relations(&config);
         match check.faults {

@@ -4,16 +4,18 @@
 //! STATE_DIR/                      0700
 //!   lock                          held by the one driver that works here
 //!   <journal id, 32 hex digits>/  one per stream: one FIFO, one start of a container
-//!     meta.json                   FIFO and container as the engine gave them, 0600
+//!     meta.json                   FIFO and container as the engine gave them, 0600; ended.json once
+//!                                 the stream is over
 //!     state                       acknowledged offset and counters (`journal/state.rs`)
 //!     <start offset, 20 digits>   segments (`journal.rs`)
+//!     <start offset>.acked        segments that are kept for inspection (`kept.rs`)
 //! ```
 //!
 //! The engine names a FIFO once, in StartLogging, and never again: not when the driver restarts,
 //! crashes or is upgraded. So a stream lives from `meta.json` to the last acknowledgement:
 //!
 //! ```text
-//! start ──▶ FIFO read ──EOF──▶ journal drained ──last ack──▶ retired (folder removed)
+//! start ──▶ FIFO read ──EOF──▶ journal drained ──last ack──▶ retired ──kept.rs──▶ folder removed
 //! recovery ─▶ FIFO there: read on        FIFO gone: the journal is drained
 //! ```
 //!
@@ -26,6 +28,7 @@ use crate::fifo::{self, Fifo, FifoError, PumpHandle, Signals};
 use crate::forward::Checker;
 use crate::journal::medium::{Disk, STATE_FILE_NAME, segment_start};
 use crate::journal::{self, Appender, Bounds, Budget, Journal, Recovered};
+use crate::kept::{self, Kept, Owner, kept_start};
 use crate::start::{Start, StartRequest, StreamOptions, new_journal_id};
 use proto::limits::OPEN_BYTES_MAX;
 use proto::log_opts::{LogOptsError, Mode};
@@ -83,6 +86,7 @@ pub(crate) struct Stream {
     file: PathBuf,
     /// Removed with the stream; `None` for one that could not be read and is left as it is.
     folder: Option<PathBuf>,
+    keep_file: bool,
     is_ready: AtomicBool,
 }
 
@@ -245,6 +249,7 @@ pub(crate) struct TableSettings {
 pub(crate) struct Table {
     settings: TableSettings,
     budget: Arc<Budget>,
+    kept: Arc<Kept>,
     pump: PumpHandle,
     signals: Arc<Signals>,
     checker: Checker,
@@ -275,6 +280,7 @@ impl Table {
     pub(crate) async fn open(
         settings: TableSettings,
         budget: Arc<Budget>,
+        kept: Arc<Kept>,
         pump: PumpHandle,
         signals: Arc<Signals>,
         checker: Checker,
@@ -284,6 +290,7 @@ impl Table {
         Ok(Self {
             settings,
             budget,
+            kept,
             pump,
             signals,
             checker,
@@ -366,15 +373,16 @@ impl Table {
             }
         };
         let mut stream_count = 0_usize;
+        let mut found = Found::default();
         for entry in entries.flatten() {
             let name = entry.file_name();
             if !name.to_str().is_some_and(is_journal_id) {
                 continue;
             }
             let folder = entry.path();
-            match self.adopt(&folder) {
+            match self.adopt(&folder, &mut found) {
                 Ok(true) => stream_count += 1,
-                Ok(false) => remove_folder(&folder),
+                Ok(false) => {}
                 // The folder stays for whoever repairs it. A damaged one stops no other.
                 Err(error) => tracing::error!(
                     error = %crate::Chain(&error),
@@ -382,6 +390,10 @@ impl Table {
                     "could not take on a container of an earlier process"
                 ),
             }
+        }
+        self.kept.adopt(found.kept);
+        for (owner, keep_file) in found.over {
+            self.leave(&owner, keep_file);
         }
         if stream_count > 0 {
             tracing::info!(stream_count, "containers of an earlier process taken on");
@@ -417,13 +429,22 @@ impl Table {
             }
         }
         if let Some(folder) = &stream.folder {
-            remove_folder(folder);
+            self.leave(&owner(folder, stream.container_id()), stream.keep_file);
         }
         tracing::debug!(
             container = stream.container_id(),
             stream = stream.number(),
             "stream retired"
         );
+    }
+
+    /// Leaves the folder of a stream that is over to whoever looks into it, or removes it.
+    fn leave(&self, owner: &Owner, keep_file: bool) {
+        if keep_file && self.kept.is_enabled() {
+            self.kept.keep_rest(owner);
+        } else {
+            remove_folder(&owner.folder);
+        }
     }
 
     /// Returns the counters of all streams, and the last ones of those retired since the last
@@ -495,7 +516,7 @@ impl Table {
             folder: folder.clone(),
             source,
         })?;
-        match self.journal(&folder, &start.options) {
+        match self.journal(&folder, &start.container_id, &start.options) {
             Ok(recovered) => Ok(self.insert(start, Some(folder), recovered, Some(fifo))),
             Err(error) => {
                 remove_folder(&folder);
@@ -505,20 +526,30 @@ impl Table {
     }
 
     /// Takes on the stream of a folder. Returns whether there is anything left to do for it.
-    fn adopt(&self, folder: &Path) -> Result<bool, StartError> {
-        let path = folder.join(META_FILE_NAME);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            // The process ended before it had answered the engine.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-            Err(source) => {
-                return Err(StartError::Record {
-                    folder: path,
-                    source,
-                });
-            }
+    fn adopt(&self, folder: &Path, found: &mut Found) -> Result<bool, StartError> {
+        let live = read_record(&folder.join(META_FILE_NAME))?;
+        let is_live = live.is_some();
+        let record = match live {
+            Some(meta) => Some(meta),
+            None => read_record(&folder.join(ENDED_FILE_NAME))?,
         };
-        let mut start = Start::from_meta(serde_json::from_slice(&bytes)?, &self.settings)?;
+        let Some(meta) = record else {
+            // The process ended before it had answered the engine.
+            remove_folder(folder);
+            return Ok(false);
+        };
+        let start = Start::from_meta(meta, &self.settings)?;
+        let (owner, keep_file) = (owner(folder, &start.container_id), start.options.keep_file);
+        found.kept.extend(kept::find(&owner));
+        let goes_on = is_live && self.take_on(folder, start)?;
+        if !goes_on {
+            found.over.push((owner, keep_file));
+        }
+        Ok(goes_on)
+    }
+
+    /// Takes on a stream that was not over. Returns whether there is anything left to do for it.
+    fn take_on(&self, folder: &Path, mut start: Start) -> Result<bool, StartError> {
         let fifo = match fifo::open(Path::new(&start.file)) {
             Ok(fifo) => Some(fifo),
             Err(error) if error.is_gone() => None,
@@ -532,7 +563,7 @@ impl Table {
             // What was in memory is gone: the offsets begin again, so the journal is another one.
             start.open.journal_id = new_journal_id();
         }
-        let recovered = match self.journal(folder, &start.options) {
+        let recovered = match self.journal(folder, &start.container_id, &start.options) {
             Ok(recovered) => recovered,
             Err(error) if fifo.is_some() => {
                 // The container must not wait for the disk to be repaired.
@@ -544,7 +575,7 @@ impl Table {
                 kept_folder = None;
                 start.options.no_file = true;
                 start.open.journal_id = new_journal_id();
-                self.journal(folder, &start.options)?
+                self.journal(folder, &start.container_id, &start.options)?
             }
             Err(error) => return Err(error.into()),
         };
@@ -569,6 +600,7 @@ impl Table {
     fn journal(
         &self,
         folder: &Path,
+        container_id: &str,
         options: &StreamOptions,
     ) -> Result<Recovered, journal::OpenError> {
         let bytes_max = options
@@ -578,7 +610,10 @@ impl Table {
             let bounds = Bounds::new(bytes_max.min(MEMORY_JOURNAL_BYTES_MAX));
             return Ok(journal::in_memory(bounds, &self.budget));
         }
-        let disk = Disk::new(folder.to_path_buf());
+        let mut disk = Disk::new(folder.to_path_buf());
+        if options.keep_file && self.kept.is_enabled() {
+            disk = disk.keeping(Arc::clone(&self.kept), owner(folder, container_id));
+        }
         journal::open(disk, Bounds::new(bytes_max), &self.budget)
     }
 
@@ -599,6 +634,7 @@ impl Table {
             mode: start.options.mode,
             file: PathBuf::from(&start.file),
             folder,
+            keep_file: start.options.keep_file,
             is_ready: AtomicBool::new(false),
         });
         {
@@ -620,6 +656,14 @@ impl Table {
     }
 }
 
+/// What recovery finds of streams that are over.
+#[derive(Default)]
+struct Found {
+    kept: Vec<kept::Found>,
+    /// Whether each asks for its segments to be kept.
+    over: Vec<(Owner, bool)>,
+}
+
 impl Streams {
     fn knows(&self, container_id: &str) -> bool {
         self.recent_ids.iter().any(|id| id == container_id)
@@ -633,8 +677,35 @@ impl Streams {
     }
 }
 
-const META_FILE_NAME: &str = "meta.json";
+/// The record of a stream.
+pub(crate) const META_FILE_NAME: &str = "meta.json";
 const META_NEW_FILE_NAME: &str = "meta.json.new";
+/// What the record is called once the stream is over, and only kept segments are left of it.
+pub(crate) const ENDED_FILE_NAME: &str = "ended.json";
+
+fn owner(folder: &Path, container_id: &str) -> Owner {
+    Owner {
+        folder: folder.into(),
+        container_id: container_id.into(),
+    }
+}
+
+/// Reads a record; `None` if there is none of this name.
+fn read_record(path: &Path) -> Result<Option<Meta>, StartError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StartError::Record {
+            folder: path.to_path_buf(),
+            source,
+        }),
+    }
+}
+
+/// Says on disk that a stream is over: the next process has nothing to do for it.
+pub(crate) fn end_record(folder: &Path) -> std::io::Result<()> {
+    std::fs::rename(folder.join(META_FILE_NAME), folder.join(ENDED_FILE_NAME))
+}
 
 /// Puts a stream on record: when this returns, no crash and no loss of power forgets it.
 fn record(folder: &Path, meta: &Meta) -> std::io::Result<()> {
@@ -666,15 +737,21 @@ fn sync_folder(folder: &Path) -> std::io::Result<()> {
 
 /// Removes a stream's folder. The record goes last: a folder that is half removed is still a
 /// stream that has ended, of which nothing is left.
-fn remove_folder(folder: &Path) {
+pub(crate) fn remove_folder(folder: &Path) {
     let removed = (|| {
         for entry in std::fs::read_dir(folder)? {
             let name = entry?.file_name();
-            if name.to_str().and_then(segment_start).is_some() {
+            let is_segment = |name: &str| segment_start(name).or(kept_start(name)).is_some();
+            if name.to_str().is_some_and(is_segment) {
                 std::fs::remove_file(folder.join(name))?;
             }
         }
-        for name in [STATE_FILE_NAME, META_NEW_FILE_NAME, META_FILE_NAME] {
+        for name in [
+            STATE_FILE_NAME,
+            META_NEW_FILE_NAME,
+            ENDED_FILE_NAME,
+            META_FILE_NAME,
+        ] {
             match std::fs::remove_file(folder.join(name)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -720,7 +797,7 @@ async fn lock_state_dir(folder: &Path) -> Result<OwnedFd, TableError> {
     Ok(lock_file)
 }
 
-fn is_journal_id(name: &str) -> bool {
+pub(crate) fn is_journal_id(name: &str) -> bool {
     name.len() == 32
         && name
             .bytes()

@@ -41,8 +41,8 @@ mod recovery;
 mod state;
 
 pub(crate) use appender::{Appended, Appender};
-pub(crate) use recovery::{OpenError, Recovered, in_memory, open};
-pub(crate) use state::Hole;
+pub(crate) use recovery::{OpenError, Recovered, in_memory, open, read_state};
+pub(crate) use state::{Hole, Saved};
 
 use crate::counters::{Counters, DropReason};
 use medium::Medium;
@@ -521,18 +521,25 @@ impl Journal {
             });
         }
         for segment in released {
-            self.remove_segment(&segment);
+            self.remove_segment(&segment, reader.acked);
         }
     }
 
-    fn remove_segment(&self, segment: &Segment) {
+    fn remove_segment(&self, segment: &Segment, acked: u64) {
         let bytes = segment.end().saturating_sub(segment.start);
         self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.budget.remove(bytes);
         self.has_overdraft.store(false, Ordering::Relaxed);
         if segment.is_fallback {
             self.fallback_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        } else if let Err(error) = self.medium.remove(segment.start) {
+            return;
+        }
+        let removed = if segment.end() <= acked {
+            self.medium.release(segment.start, bytes)
+        } else {
+            self.medium.remove(segment.start)
+        };
+        if let Err(error) = removed {
             // Its bytes were finished with; a restart removes it.
             tracing::warn!(%error, segment = segment.start, "could not remove a journal segment");
         }

@@ -6,6 +6,7 @@
 use crate::containers::{Stream, Table};
 use crate::fifo::Signals;
 use crate::journal::Budget;
+use crate::kept::Kept;
 use crate::logging::Throttle;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub(crate) struct Keeper {
     pub(crate) signals: Arc<Signals>,
     /// What all journals hold.
     pub(crate) budget: Arc<Budget>,
+    /// What is kept although it is acknowledged.
+    pub(crate) kept: Arc<Kept>,
     /// Folder whose disk is watched.
     pub(crate) state_dir: PathBuf,
     /// Free disk below which journals stop growing.
@@ -94,8 +97,11 @@ impl Keeper {
         match rustix::fs::statvfs(&self.state_dir) {
             Ok(disk) => {
                 let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
-                self.budget
-                    .set_disk_low(free_bytes < self.disk_free_bytes_min);
+                let is_low = free_bytes < self.disk_free_bytes_min;
+                self.budget.set_disk_low(is_low);
+                if is_low {
+                    self.kept.clear();
+                }
             }
             Err(error) => tracing::warn!(%error, "could not ask for free disk"),
         }

@@ -17,8 +17,10 @@ mod counters;
 mod fifo;
 mod forward;
 mod gather;
+pub mod inspect;
 mod journal;
 mod keeper;
+mod kept;
 pub mod logging;
 mod plugin_api;
 mod start;
@@ -33,6 +35,7 @@ use fifo::{Pump, Signals};
 use forward::Forwarder;
 use journal::Budget;
 use keeper::Keeper;
+use kept::Kept;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,6 +77,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let signals = Arc::new(Signals::default());
     let mut pump = Pump::start(Arc::clone(&signals), config.journal_block_max)?;
     let budget = Arc::new(Budget::new(config.journal_total_bytes_max));
+    let kept = Arc::new(Kept::new(
+        config.keep_bytes_max,
+        config.keep_total_bytes_max,
+    ));
     let (connected, checker) = forward::connection();
     let settings = TableSettings {
         state_dir: config.state_dir.clone(),
@@ -83,6 +90,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let opening = Table::open(
         settings,
         Arc::clone(&budget),
+        Arc::clone(&kept),
         pump.handle(),
         Arc::clone(&signals),
         checker,
@@ -92,6 +100,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         table: Arc::clone(&table),
         signals: Arc::clone(&signals),
         budget,
+        kept,
         state_dir: config.state_dir.clone(),
         disk_free_bytes_min: config.disk_free_bytes_min,
         sync: config.journal_sync,

@@ -1,9 +1,14 @@
-//! The driver process: settings from the environment, then [`driver::run`].
+//! The driver process: settings from the environment, then [`driver::run`]. `cls-driver journal`
+//! looks into what it has on disk.
 //!
 //! Exit codes: 0 stopped by SIGTERM or SIGINT, 64 bad settings, 1 anything else.
 
 use anyhow::Context as _;
+use clap::Parser as _;
+use driver::inspect::{self, inspect};
 use driver::{Config, RawConfig};
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -13,7 +18,29 @@ const EXIT_BAD_SETTINGS: u8 = 64;
 /// Threads for work on the disk: a pass over the journals, a sync, a start, a recovery.
 const DISK_THREADS_MAX: usize = 4;
 
+/// Docker logging plugin for Tencent Cloud CLS. Without a command it serves the engine; its
+/// settings are environment variables
+#[derive(clap::Parser)]
+#[command(name = "cls-driver", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Look into the journals on disk; a running driver is not disturbed
+    Journal {
+        /// Folder of the journals; the setting `STATE_DIR` if it is not given
+        #[arg(long, global = true)]
+        state_dir: Option<PathBuf>,
+        #[command(subcommand)]
+        command: inspect::Command,
+    },
+}
+
 fn main() -> ExitCode {
+    let arguments = Arguments::parse();
     let config = match Config::parse(&RawConfig::from_env()) {
         Ok(config) => config,
         Err(error) => {
@@ -21,8 +48,18 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_BAD_SETTINGS);
         }
     };
-    match start(config) {
-        Ok(()) => ExitCode::SUCCESS,
+    let ended = match arguments.command {
+        None => start(config).map(|()| true),
+        Some(Command::Journal { state_dir, command }) => {
+            let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+            inspect(&state_dir.unwrap_or(config.state_dir), &command, &mut out)
+                .and_then(|is_good| Ok(out.flush().map(|()| is_good)?))
+                .map_err(Into::into)
+        }
+    };
+    match ended {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             print_error(&format!("{error:#}"));
             ExitCode::FAILURE

@@ -47,6 +47,7 @@ struct Info {
 #[derive(Debug, Clone)]
 pub(crate) struct StreamOptions {
     pub(crate) no_file: bool,
+    pub(crate) keep_file: bool,
     pub(crate) journal_bytes_max: Option<u64>,
     pub(crate) mode: Mode,
 }
@@ -55,6 +56,7 @@ impl From<LogOpts> for StreamOptions {
     fn from(options: LogOpts) -> Self {
         Self {
             no_file: options.no_file,
+            keep_file: options.keep_file,
             journal_bytes_max: options.journal_bytes_max,
             mode: options.mode,
         }
@@ -96,6 +98,7 @@ impl Start {
                 );
                 StreamOptions {
                     no_file: false,
+                    keep_file: true,
                     journal_bytes_max: None,
                     mode: Mode::default(),
                 }

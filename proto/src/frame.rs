@@ -91,7 +91,12 @@ pub fn decode(buffer: &[u8]) -> Decoded<'_> {
 /// A line can hold bytes that look like a frame, so the found frame must also parse, and what
 /// follows it must again begin like a frame.
 pub fn resync(buffer: &[u8]) -> Option<usize> {
-    (1..buffer.len()).find(|&at| buffer.get(at..).is_some_and(is_boundary))
+    find_boundary(buffer, 1)
+}
+
+/// Finds the first place at or behind `from` at which a frame begins, as [`resync`] does.
+pub fn find_boundary(buffer: &[u8], from: usize) -> Option<usize> {
+    (from..buffer.len()).find(|&at| buffer.get(at..).is_some_and(is_boundary))
 }
 
 /// Bytes at the end of a buffer in which a boundary can begin without showing yet.

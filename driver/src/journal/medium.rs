@@ -3,13 +3,14 @@
 //! Every system call of a journal goes through [`Medium`], so that tests put a faulty disk in its
 //! place. A call moves a chunk or a segment, never a line: the indirection costs nothing.
 
+use crate::kept::{Kept, Owner};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
 use std::fmt::Debug;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// Name of the state file in a journal's folder.
 pub(crate) const STATE_FILE_NAME: &str = "state";
@@ -21,6 +22,11 @@ pub(crate) trait Medium: Debug + Send + Sync {
 
     /// Removes a segment.
     fn remove(&self, start: u64) -> Result<(), Errno>;
+
+    /// Takes a segment of so many bytes out of the journal because all of it is acknowledged.
+    fn release(&self, start: u64, _bytes: u64) -> Result<(), Errno> {
+        self.remove(start)
+    }
 
     /// Overwrites bytes of the state file at `at`.
     fn save_state(&self, slot: &[u8], at: u64) -> Result<(), Errno>;
@@ -73,6 +79,8 @@ pub(crate) fn segment_start(file_name: &str) -> Option<u64> {
 pub(crate) struct Disk {
     folder: PathBuf,
     state: OnceLock<OwnedFd>,
+    /// Where acknowledged segments go, and whose they are; nowhere with `keep-file=false`.
+    kept: Option<(Arc<Kept>, Owner)>,
 }
 
 impl Disk {
@@ -81,6 +89,15 @@ impl Disk {
         Self {
             folder,
             state: OnceLock::new(),
+            kept: None,
+        }
+    }
+
+    /// Keeps acknowledged segments for a while.
+    pub(crate) fn keeping(self, kept: Arc<Kept>, owner: Owner) -> Self {
+        Self {
+            kept: Some((kept, owner)),
+            ..self
         }
     }
 
@@ -112,6 +129,13 @@ impl Medium for Disk {
 
     fn remove(&self, start: u64) -> Result<(), Errno> {
         rustix::fs::unlink(self.folder.join(segment_file_name(start)))
+    }
+
+    fn release(&self, start: u64, bytes: u64) -> Result<(), Errno> {
+        match &self.kept {
+            Some((kept, owner)) if kept.keep(owner, start, bytes).is_ok() => Ok(()),
+            _ => self.remove(start),
+        }
     }
 
     fn save_state(&self, slot: &[u8], at: u64) -> Result<(), Errno> {

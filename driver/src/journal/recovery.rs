@@ -195,7 +195,8 @@ fn list_segments(folder: &Path) -> Result<Vec<FoundFile>, OpenError> {
     Ok(files)
 }
 
-fn read_state(folder: &Path) -> Result<Option<(u64, Saved)>, OpenError> {
+/// Reads the state of a journal's folder, and the number of its save; `None` if no slot is good.
+pub(crate) fn read_state(folder: &Path) -> Result<Option<(u64, Saved)>, OpenError> {
     let path = folder.join(STATE_FILE_NAME);
     let read_error = |source| OpenError::Read {
         path: path.clone(),

@@ -63,13 +63,13 @@ impl Hole {
 
 /// What a slot holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Saved {
+pub(crate) struct Saved {
     /// Everything below it is finished with.
-    pub(super) acked: u64,
+    pub(crate) acked: u64,
     /// Counters of everything below `acked`.
-    pub(super) settled: Counters,
+    pub(crate) settled: Counters,
     /// Holes above `acked` that can't be found again by reading the segments.
-    pub(super) holes: Vec<Hole>,
+    pub(crate) holes: Vec<Hole>,
 }
 
 /// Encodes a slot. Holes beyond [`HOLES_MAX`] would not fit; the journal never has them.

@@ -60,13 +60,15 @@ impl Host {
         self.path().join("shipper.sock")
     }
 
-    /// Returns the folders of streams.
+    /// Returns the folders of streams that are not over.
     fn streams(&self) -> Vec<PathBuf> {
         let Ok(entries) = std::fs::read_dir(self.path().join("state")) else {
             return Vec::new();
         };
         let folders = entries.map(|entry| entry.unwrap().path());
-        folders.filter(|path| path.is_dir()).collect()
+        folders
+            .filter(|path| path.is_dir() && !path.join("ended.json").exists())
+            .collect()
     }
 
     fn config(&self) -> Config {
@@ -225,6 +227,87 @@ async fn every_line_arrives_once_in_order_and_nothing_is_left() {
     assert!(!container.file.exists(), "the FIFO's file is removed");
     assert_eq!(shipper.state().faults, Vec::<String>::new());
     driver.stop().await;
+}
+
+/// Runs `cls-driver journal`; returns its exit code and what it wrote.
+async fn journal(host: &Host, arguments: &[&str]) -> (i32, String) {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_cls-driver"));
+    command.env_clear().arg("journal").args(arguments);
+    command.arg("--state-dir").arg(host.path().join("state"));
+    let output = command.output().await.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(text).unwrap(),
+    )
+}
+
+#[tokio::test]
+async fn what_is_acknowledged_is_kept_for_inspection_until_newer_entries_push_it_out() {
+    let host = Host::new().with("KEEP_FILE_TOTAL_SIZE", "128k");
+    let _shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let driver = host.run();
+    let log = async |id: &str, options: &str| {
+        let mut container = Container::new(host.path(), id);
+        host.start(&container, options).await;
+        container.write_lines(3).await;
+        container.close();
+        host.no_stream_is_left().await;
+    };
+    log("c1", r#"{"keep-file":"true"}"#).await;
+    log("c2", r#"{"keep-file":"false"}"#).await;
+    let (code, listed) = journal(&host, &["ls"]).await;
+    assert_eq!((code, listed.lines().count()), (0, 2), "{listed}");
+    let id = listed.lines().nth(1).unwrap().split(' ').next().unwrap();
+    for shown in [
+        journal(&host, &["show", id]).await,
+        journal(&host, &["show", "c1"]).await,
+    ] {
+        assert_eq!((shown.0, shown.1.lines().count()), (0, 3), "{}", shown.1);
+        assert!(shown.1.contains(" stdout 0000000 xxx"), "{}", shown.1);
+    }
+    let (code, verified) = journal(&host, &["verify"]).await;
+    assert_eq!(
+        (code, verified.as_str()),
+        (0, "1 journals, 3 entries, 0 faults\n")
+    );
+
+    // It outlives the process, and goes when there is no room for it.
+    driver.stop().await;
+    let driver = host.run();
+    log("c3", "{}").await;
+    assert_eq!(journal(&host, &["show", "c1"]).await.0, 0);
+    log("c4", "{}").await;
+    let (code, text) = journal(&host, &["show", "c1"]).await;
+    assert_eq!(code, 1);
+    assert!(text.contains("0 journals have an id"), "{text}");
+    let (_, listed) = journal(&host, &["ls"]).await;
+    assert_eq!(listed.lines().count(), 3, "{listed}");
+    driver.stop().await;
+
+    // Damage is named.
+    let state = std::fs::read_dir(host.path().join("state")).unwrap();
+    let is_segment = |path: &PathBuf| path.extension().is_some_and(|suffix| suffix == "acked");
+    let segment = state
+        .map(|folder| folder.unwrap().path())
+        .filter(|folder| folder.is_dir())
+        .flat_map(|folder| std::fs::read_dir(folder).unwrap())
+        .map(|file| file.unwrap().path())
+        .find(is_segment)
+        .unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[4] = 0xff;
+    std::fs::write(&segment, bytes).unwrap();
+    let (code, verified) = journal(&host, &["verify"]).await;
+    assert_eq!(code, 1);
+    assert!(
+        verified.contains("bytes at offset 0 are no entry"),
+        "{verified}"
+    );
+    assert!(
+        verified.contains("2 journals, 5 entries, 1 faults"),
+        "{verified}"
+    );
 }
 
 #[tokio::test]

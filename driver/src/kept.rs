@@ -1,0 +1,387 @@
+//! Kept segments: the last bytes of each container that CLS already has, for inspection
+//! (`keep-file`). Nothing depends on them: any of them may go at any time.
+//!
+//! A segment that is acknowledged is renamed (`<start>.acked`) instead of removed, and stands in
+//! the keeper's list until newer ones push it out: of the same container beyond `KEEP_FILE_SIZE`,
+//! of any container beyond `KEEP_FILE_TOTAL_SIZE`, oldest first. When disk runs low all of them go.
+//! A container that has stopped keeps its folder for as long as there is something in it.
+
+use std::collections::{HashSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
+
+use rustix::io::Errno;
+
+use crate::containers::{end_record, remove_folder};
+use crate::journal::medium::{segment_file_name, segment_start};
+
+/// What a file counts at least: many short-lived containers must not use up the disk's inodes.
+const CHARGE_BYTES_MIN: u64 = 64 << 10;
+
+/// Ends the name of a kept segment.
+const SUFFIX: &str = ".acked";
+
+/// All kept segments of the host.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    container_bytes_max: u64,
+    total_bytes_max: u64,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Oldest first.
+    files: VecDeque<KeptFile>,
+    charged_bytes: u64,
+    /// Folders of streams that are over: they go with their last file.
+    over: HashSet<Arc<Path>>,
+}
+
+/// A kept segment.
+#[derive(Debug)]
+struct KeptFile {
+    owner: Owner,
+    start: u64,
+    charged_bytes: u64,
+}
+
+/// Whose segments are kept, and where.
+#[derive(Debug, Clone)]
+pub(crate) struct Owner {
+    /// The stream's folder.
+    pub(crate) folder: Arc<Path>,
+    /// The container: all its starts share one bound.
+    pub(crate) container_id: Arc<str>,
+}
+
+/// A kept segment that an earlier process left.
+#[derive(Debug)]
+pub(crate) struct Found {
+    owner: Owner,
+    start: u64,
+    bytes: u64,
+    modified: SystemTime,
+}
+
+impl Kept {
+    /// Returns an empty list with its bounds.
+    pub(crate) fn new(container_bytes_max: u64, total_bytes_max: u64) -> Self {
+        Self {
+            container_bytes_max,
+            total_bytes_max,
+            inner: Mutex::default(),
+        }
+    }
+
+    /// Returns whether anything is ever kept.
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.container_bytes_max > 0 && self.total_bytes_max > 0
+    }
+
+    /// Keeps a segment that is acknowledged. Its file is renamed, or left as it is on an error.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) fn keep(&self, owner: &Owner, start: u64, bytes: u64) -> Result<(), Errno> {
+        let from = owner.folder.join(segment_file_name(start));
+        rustix::fs::rename(from, kept_path(&owner.folder, start))?;
+        self.push(owner.clone(), start, bytes);
+        Ok(())
+    }
+
+    /// Keeps the segments that a stream leaves behind when it is over, and from then on its folder
+    /// until they are pushed out. Without any, the folder goes at once.
+    pub(crate) fn keep_rest(&self, owner: &Owner) {
+        for (start, bytes) in files(&owner.folder, segment_start) {
+            if bytes == 0 {
+                continue;
+            }
+            if let Err(error) = self.keep(owner, start, bytes) {
+                tracing::warn!(%error, folder = %owner.folder.display(), "could not keep a segment");
+            }
+        }
+        let is_kept = {
+            let mut inner = lock(&self.inner);
+            let is_kept = inner.holds(&owner.folder);
+            if is_kept {
+                inner.over.insert(Arc::clone(&owner.folder));
+            }
+            is_kept
+        };
+        if !is_kept {
+            remove_folder(&owner.folder);
+        } else if let Err(error) = end_record(&owner.folder) {
+            // It says so already, or its last segment was pushed out meanwhile.
+            tracing::debug!(%error, folder = %owner.folder.display(), "could not mark a stream as over");
+        }
+    }
+
+    /// Takes on what earlier processes kept, by age.
+    pub(crate) fn adopt(&self, mut found: Vec<Found>) {
+        found.sort_by_key(|file| file.modified);
+        for file in found {
+            self.push(file.owner, file.start, file.bytes);
+        }
+    }
+
+    /// Removes all kept segments: the disk is needed for journals.
+    pub(crate) fn clear(&self) {
+        let gone = {
+            let mut inner = lock(&self.inner);
+            let files: Vec<_> = inner.files.drain(..).collect();
+            inner.charged_bytes = 0;
+            inner.gone(files)
+        };
+        gone.remove();
+    }
+
+    fn push(&self, owner: Owner, start: u64, bytes: u64) {
+        let gone = {
+            let mut inner = lock(&self.inner);
+            let charged_bytes = bytes.max(CHARGE_BYTES_MIN);
+            let container_id = Arc::clone(&owner.container_id);
+            inner.charged_bytes += charged_bytes;
+            inner.files.push_back(KeptFile {
+                owner,
+                start,
+                charged_bytes,
+            });
+            let files = inner.beyond(
+                &container_id,
+                self.container_bytes_max,
+                self.total_bytes_max,
+            );
+            inner.gone(files)
+        };
+        gone.remove();
+    }
+}
+
+impl Inner {
+    fn holds(&self, folder: &Path) -> bool {
+        self.files.iter().any(|file| &*file.owner.folder == folder)
+    }
+
+    /// Takes out what exceeds the bounds of a container and of the host.
+    fn beyond(&mut self, container_id: &str, own_max: u64, total_max: u64) -> Vec<KeptFile> {
+        let is_own = |file: &&KeptFile| &*file.owner.container_id == container_id;
+        let own = self.files.iter().filter(is_own);
+        let mut own_bytes: u64 = own.map(|file| file.charged_bytes).sum();
+        let mut total_bytes = self.charged_bytes;
+        let mut beyond = Vec::new();
+        let mut kept = VecDeque::with_capacity(self.files.len());
+        for file in self.files.drain(..) {
+            let is_own = &*file.owner.container_id == container_id;
+            if total_bytes > total_max || (is_own && own_bytes > own_max) {
+                total_bytes -= file.charged_bytes;
+                if is_own {
+                    own_bytes -= file.charged_bytes;
+                }
+                beyond.push(file);
+            } else {
+                kept.push_back(file);
+            }
+        }
+        self.files = kept;
+        self.charged_bytes = total_bytes;
+        beyond
+    }
+
+    /// Returns what is to be removed of the disk once these files are out of the list.
+    fn gone(&mut self, files: Vec<KeptFile>) -> Gone {
+        let mut folders = Vec::new();
+        for file in &files {
+            let folder = &file.owner.folder;
+            if self.over.contains(folder) && !self.holds(folder) {
+                self.over.remove(folder);
+                folders.push(Arc::clone(folder));
+            }
+        }
+        Gone { files, folders }
+    }
+}
+
+/// What is to be removed, without a lock.
+struct Gone {
+    files: Vec<KeptFile>,
+    folders: Vec<Arc<Path>>,
+}
+
+impl Gone {
+    fn remove(self) {
+        for file in self.files {
+            let path = kept_path(&file.owner.folder, file.start);
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!(%error, path = %path.display(), "could not remove a kept segment");
+            }
+        }
+        for folder in self.folders {
+            remove_folder(&folder);
+        }
+    }
+}
+
+/// Returns the kept segments of a folder.
+pub(crate) fn find(owner: &Owner) -> Vec<Found> {
+    let found = |(start, bytes)| {
+        let path = kept_path(&owner.folder, start);
+        let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+        Found {
+            owner: owner.clone(),
+            start,
+            bytes,
+            modified: modified.unwrap_or(SystemTime::UNIX_EPOCH),
+        }
+    };
+    let files = files(&owner.folder, kept_start);
+    files.into_iter().map(found).collect()
+}
+
+/// Returns the offset at which a kept segment starts, if a file name is that of one.
+pub(crate) fn kept_start(file_name: &str) -> Option<u64> {
+    file_name.strip_suffix(SUFFIX).and_then(segment_start)
+}
+
+fn kept_path(folder: &Path, start: u64) -> PathBuf {
+    folder.join(segment_file_name(start) + SUFFIX)
+}
+
+/// Returns offset and size of the files of a folder whose names `start_of` knows. What can't be
+/// read counts as empty: nothing depends on it.
+fn files(folder: &Path, start_of: impl Fn(&str) -> Option<u64>) -> Vec<(u64, u64)> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if let Some(start) = entry.file_name().to_str().and_then(&start_of) {
+            let bytes = entry.metadata().map_or(0, |metadata| metadata.len());
+            files.push((start, bytes));
+        }
+    }
+    files.sort_unstable();
+    files
+}
+
+fn lock(mutex: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
+    mutex
+        .lock()
+        .expect("whoever holds the list's lock does not panic")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: u64 = 1 << 10;
+
+    struct World {
+        state_dir: tempfile::TempDir,
+        kept: Kept,
+    }
+
+    impl World {
+        fn new(container_kib: u64, total_kib: u64) -> Self {
+            Self {
+                state_dir: tempfile::tempdir().unwrap(),
+                kept: Kept::new(container_kib * KIB, total_kib * KIB),
+            }
+        }
+
+        fn owner(&self, container_id: &str, folder: &str) -> Owner {
+            let folder = self.state_dir.path().join(folder);
+            std::fs::create_dir_all(&folder).unwrap();
+            Owner {
+                folder: folder.into(),
+                container_id: container_id.into(),
+            }
+        }
+
+        fn segment(&self, owner: &Owner, start: u64, kib: u64) {
+            let path = owner.folder.join(segment_file_name(start));
+            std::fs::write(path, vec![0; usize::try_from(kib * KIB).unwrap()]).unwrap();
+        }
+
+        fn keep(&self, owner: &Owner, start: u64, kib: u64) {
+            self.segment(owner, start, kib);
+            self.kept.keep(owner, start, kib * KIB).unwrap();
+        }
+
+        /// Returns the kept segments as `folder/start`.
+        fn found(&self) -> Vec<String> {
+            let mut found = Vec::new();
+            for folder in std::fs::read_dir(self.state_dir.path()).unwrap() {
+                let folder = folder.unwrap().path();
+                let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+                let starts = files(&folder, kept_start);
+                found.extend(starts.iter().map(|(start, _)| format!("{name}/{start}")));
+                if starts.is_empty() {
+                    found.push(name);
+                }
+            }
+            found.sort();
+            found
+        }
+    }
+
+    #[test]
+    fn a_container_keeps_its_newest_segments_over_all_its_starts() {
+        let world = World::new(200, 10_000);
+        let (first, second) = (world.owner("c", "a"), world.owner("c", "b"));
+        let other = world.owner("d", "x");
+        world.keep(&first, 0, 100);
+        world.keep(&other, 0, 200);
+        world.keep(&first, 7, 100);
+        world.keep(&second, 0, 100);
+        assert_eq!(world.found(), ["a/7", "b/0", "x/0"]);
+    }
+
+    #[test]
+    fn the_host_keeps_the_newest_of_all_and_small_ones_count_too() {
+        let world = World::new(1_000, 256);
+        let owners = ["a", "b", "c", "d", "e"].map(|name| world.owner(name, name));
+        for owner in &owners {
+            world.keep(owner, 0, 1);
+        }
+        // Each counts as 64 KiB. A live stream keeps its folder.
+        assert_eq!(world.found(), ["a", "b/0", "c/0", "d/0", "e/0"]);
+    }
+
+    #[test]
+    fn the_folder_of_a_stream_that_is_over_goes_with_its_last_segment() {
+        let world = World::new(128, 128);
+        let (over, live) = (world.owner("a", "a"), world.owner("b", "b"));
+        world.segment(&over, 5, 64);
+        world.segment(&over, 70, 0);
+        world.kept.keep_rest(&over);
+        assert_eq!(world.found(), ["a/5", "b"]);
+        world.keep(&live, 0, 128);
+        assert_eq!(world.found(), ["b/0"]);
+        let nothing = world.owner("c", "c");
+        world.kept.keep_rest(&nothing);
+        assert_eq!(world.found(), ["b/0"]);
+        world.kept.clear();
+        assert_eq!(world.found(), ["b"]);
+    }
+
+    #[test]
+    fn what_an_earlier_process_kept_is_taken_on_by_age() {
+        let mut world = World::new(1_000, 128);
+        let (old, new) = (world.owner("a", "b-old"), world.owner("b", "a-new"));
+        world.keep(&old, 0, 64);
+        world.keep(&new, 0, 64);
+        let past = std::fs::FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
+        let file = std::fs::File::options()
+            .write(true)
+            .open(kept_path(&old.folder, 0))
+            .unwrap();
+        file.set_times(past).unwrap();
+        world.kept = Kept::new(1_000 * KIB, 128 * KIB);
+        // The order of the folder's listing does not matter.
+        let found = [find(&new), find(&old)].into_iter().flatten();
+        world.kept.adopt(found.collect());
+        world.kept.keep_rest(&old);
+        assert_eq!(world.found(), ["a-new/0", "b-old/0"]);
+        world.keep(&world.owner("c", "c"), 0, 64);
+        assert_eq!(world.found(), ["a-new/0", "c/0"]);
+    }
+}
