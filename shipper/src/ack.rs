@@ -40,6 +40,9 @@ pub struct AckQueue {
     /// Number of the mark at the front.
     first: u64,
     marks: VecDeque<Mark>,
+    /// Dead entries whose marks are still to be acknowledged: a record may be counted by a later
+    /// mark than that of its group.
+    dead_entries: u64,
 }
 
 #[derive(Debug)]
@@ -79,13 +82,15 @@ impl AckQueue {
             .get_mut(index)
             .expect("a mark leaves only when it is complete");
         mark.is_complete = true;
-        let dead_entries = dead_entries.min(mark.progress.delivered_entries);
-        mark.progress.delivered_entries -= dead_entries;
-        mark.progress.dead_lettered_entries += dead_entries;
+        self.dead_entries += dead_entries;
         let mut acknowledged: Option<Progress> = None;
         while self.marks.front().is_some_and(|mark| mark.is_complete) {
-            let mark = self.marks.pop_front().expect("the front was just seen");
+            let mut mark = self.marks.pop_front().expect("the front was just seen");
             self.first += 1;
+            let dead_entries = self.dead_entries.min(mark.progress.delivered_entries);
+            self.dead_entries -= dead_entries;
+            mark.progress.delivered_entries -= dead_entries;
+            mark.progress.dead_lettered_entries += dead_entries;
             acknowledged.get_or_insert_default().extend(mark.progress);
         }
         acknowledged

@@ -70,6 +70,8 @@ pub struct Piece {
     pub logs: Vec<u8>,
     /// Number of logs; at least 1.
     pub log_count: usize,
+    /// Logs that are not made of exactly one entry: index and entries.
+    pub joined: Vec<(usize, u64)>,
     /// What is covered once this piece and those before it are delivered.
     pub progress: Progress,
 }
@@ -451,6 +453,7 @@ mod tests {
         Piece {
             logs: vec![0; bytes],
             log_count: 1,
+            joined: Vec::new(),
             progress,
         }
     }

@@ -115,6 +115,20 @@ pub struct Records {
     pub bytes: Vec<u8>,
     /// What the bytes hold, and what became of the entries.
     pub counts: Counts,
+    /// The fates that the counts alone do not tell: of entries that share a record, and of those
+    /// that went out while older ones were pending.
+    pub fates: Vec<Fate>,
+}
+
+/// What became of the entries of one record. They are among the [`Counts`] as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fate {
+    /// Journal offset behind the last of them.
+    pub end: u64,
+    /// How many they are.
+    pub entries: u64,
+    /// Index of their record; `None` if they were filtered.
+    pub log: Option<usize>,
 }
 
 /// Sums over records.
@@ -141,6 +155,7 @@ pub struct Counts {
 pub struct Mark {
     bytes: usize,
     counts: Counts,
+    fates: usize,
 }
 
 /// Where a stream's entries come from.
@@ -205,6 +220,7 @@ impl Records {
         Mark {
             bytes: self.bytes.len(),
             counts: self.counts,
+            fates: self.fates.len(),
         }
     }
 
@@ -212,16 +228,29 @@ impl Records {
     pub fn split_off(&mut self, mark: Mark) -> Records {
         let counts = self.counts.since(&mark.counts);
         self.counts = mark.counts;
+        let mut fates = self.fates.split_off(mark.fates);
+        for fate in &mut fates {
+            fate.log = fate.log.map(|log| log - mark.counts.logs);
+        }
         Records {
             bytes: self.bytes.split_off(mark.bytes),
             counts,
+            fates,
         }
+    }
+
+    /// Notes the fate of entries that were just put: in the record of index `log`, if there is one
+    /// now, or else filtered.
+    fn note(&mut self, log: usize, end: u64, entries: u64) {
+        let log = (self.counts.logs > log).then_some(log);
+        self.fates.push(Fate { end, entries, log });
     }
 
     /// Removes all records and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.counts = Counts::default();
+        self.fates.clear();
     }
 }
 
@@ -332,7 +361,12 @@ impl Formatter {
             Source::Stderr => (&mut self.stderr, &self.stdout),
         };
         if entry.partial.is_none() && assembly.joiner.is_idle() && self.multiline.is_none() {
-            return self.writer.put(head, entry.line, records);
+            let log = records.counts.logs;
+            self.writer.put(head, entry.line, records);
+            if self.oldest_pending != u64::MAX {
+                records.note(log, end, 1);
+            }
+            return;
         }
         let mut out = Out {
             writer: &mut self.writer,
@@ -354,7 +388,9 @@ impl Formatter {
         let known = [hole.first_time_nano, hole.last_time_nano];
         let time_nano = known.into_iter().find(|nano| *nano > 0);
         let time_nano = time_nano.unwrap_or(self.newest_nano);
+        let log = records.counts.logs;
         self.writer.put_hole(hole, time_nano, records);
+        records.note(log, hole.end_offset, 0);
     }
 
     /// Adds the records that have waited long enough: parts of lines whose end did not come, and
@@ -505,7 +541,9 @@ impl Out<'_> {
             self.overlap.begin = self.overlap.begin.min(head.offset);
             self.overlap.end = self.overlap.end.max(head.end);
         }
+        let log = self.records.counts.logs;
         self.writer.put(head, text, self.records);
+        self.records.note(log, head.end, head.entries);
     }
 }
 
@@ -630,7 +668,7 @@ impl Writer {
             Source::Stdout => &self.stdout,
             Source::Stderr => &self.stderr,
         };
-        let Records { bytes, counts } = records;
+        let Records { bytes, counts, .. } = records;
         counts.logs += 1;
         counts.delivered_entries += head.entries;
         counts.value_bytes += constant.value_bytes;
@@ -667,7 +705,7 @@ impl Writer {
     }
 
     fn put_hole(&mut self, hole: &Hole, time_nano: i64, records: &mut Records) {
-        let Records { bytes, counts } = records;
+        let Records { bytes, counts, .. } = records;
         let hole_bytes = hole.end_offset.saturating_sub(hole.first_offset);
         let entries = match hole.entries {
             0 => "an unknown number of".to_owned(),

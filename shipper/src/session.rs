@@ -21,7 +21,7 @@ use crate::ack::Progress;
 use crate::ingest::{Ingest, Phase};
 use crate::lane::{Lane, Piece, SlotId, Stream, new_context_id};
 use crate::outbox::Outbox;
-use crate::record::{Formatter, Origin, Records};
+use crate::record::{Counts, Fate, Formatter, Origin, Records};
 use crate::tenant::{Host, StreamPermit};
 use crate::window::Window;
 
@@ -60,6 +60,8 @@ struct OpenStream {
     next_offset: u64,
     /// What the pieces so far cover.
     settled_offset: u64,
+    /// Fates of entries behind it, whose counts go with the piece that covers them.
+    ahead: Vec<Fate>,
     /// Nothing is flushed for its age before this.
     flush_from: Option<Instant>,
     end_offset: Option<u64>,
@@ -224,6 +226,7 @@ impl Session {
             window: Window::new(Arc::clone(&self.ingest.budget), open.resume_offset),
             next_offset: open.resume_offset,
             settled_offset: open.resume_offset,
+            ahead: Vec::new(),
             flush_from: None,
             end_offset: None,
             _permit: permit,
@@ -422,11 +425,12 @@ impl OpenStream {
         out.prepare();
         let mark = out.records.mark();
         let formatter = &mut self.formatter;
+        let settled_before = formatter.settled_offset();
         formatter.push(offset, self.next_offset, &view, out.now, &mut out.records);
         if out.is_beyond() {
             // The newest records go into a piece of their own, and what settled with them as well.
             let newest = out.records.split_off(mark);
-            self.hand_over(out, self.settled_offset);
+            self.hand_over(out, settled_before);
             out.records = newest;
         }
         if out.is_full() {
@@ -441,18 +445,20 @@ impl OpenStream {
 
     fn hand_over(&mut self, out: &mut Out<'_>, settled_offset: u64) {
         self.settled_offset = settled_offset;
-        let Records { bytes, counts } = std::mem::take(&mut out.records);
+        let Records {
+            bytes,
+            counts,
+            fates,
+        } = std::mem::take(&mut out.records);
         out.ingest
             .metrics
             .filtered_entries
             .inc_by(counts.filtered_entries);
         self.window.receive(self.next_offset, bytes.len() as u64);
-        let progress = Progress {
-            offset: settled_offset,
-            delivered_entries: counts.delivered_entries,
-            filtered_entries: counts.filtered_entries,
-            dead_lettered_entries: 0,
-        };
+        let joined = fates.iter().filter(|fate| fate.entries != 1);
+        let joined = joined.filter_map(|fate| Some((fate.log?, fate.entries)));
+        let joined: Vec<_> = joined.collect();
+        let progress = self.progress(&counts, fates);
         if counts.logs == 0 {
             self.lane.settle(self.slot, progress);
             out.ingest.buffers.give(bytes);
@@ -460,10 +466,41 @@ impl OpenStream {
             let piece = Piece {
                 logs: bytes,
                 log_count: counts.logs,
+                joined,
                 progress,
             };
             self.lane.push(self.slot, piece, out.now);
         }
+    }
+
+    /// Returns what is covered now. Entries that are out but lie behind the settled offset are not
+    /// counted before it has passed them: a driver that starts over there sends them again.
+    fn progress(&mut self, counts: &Counts, fates: Vec<Fate>) -> Progress {
+        let mut progress = Progress {
+            offset: self.settled_offset,
+            delivered_entries: counts.delivered_entries,
+            filtered_entries: counts.filtered_entries,
+            dead_lettered_entries: 0,
+        };
+        for fate in &fates {
+            *count_of(&mut progress, fate) -= fate.entries;
+        }
+        self.ahead.extend(fates);
+        self.ahead.retain(|fate| {
+            let is_covered = fate.end <= self.settled_offset;
+            if is_covered {
+                *count_of(&mut progress, fate) += fate.entries;
+            }
+            !is_covered
+        });
+        progress
+    }
+}
+
+fn count_of<'p>(progress: &'p mut Progress, fate: &Fate) -> &'p mut u64 {
+    match fate.log {
+        Some(_) => &mut progress.delivered_entries,
+        None => &mut progress.filtered_entries,
     }
 }
 

@@ -4,8 +4,10 @@
 //! taken anew for each attempt. What an operator must repair holds the lane, whose streams then get
 //! no more credit, and their bytes wait in the journals of their hosts. What CLS refuses for its
 //! size or content is halved until the record at fault is alone, and that one goes to the
-//! dead-letter store; where there is no store, or it is full, the lane holds. How many batches a lane has in flight adapts to what CLS answers.
+//! dead-letter store; where there is no store, or it is full, the lane holds. How many batches a lane
+//! has in flight adapts to what CLS answers.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -98,6 +100,8 @@ struct Part {
     log_count: usize,
     /// Index of its first group in the batch.
     first_group: usize,
+    /// Index of its first log in that group.
+    first_log: usize,
 }
 
 /// What remains of a group once it is encoded.
@@ -105,7 +109,22 @@ struct Sent {
     stream: Arc<Stream>,
     ticket: Ticket,
     log_count: usize,
-    dead_log_count: usize,
+    /// Logs that are not made of exactly one entry: index in the group and entries.
+    joined: Vec<(usize, u64)>,
+    dead_entries: u64,
+}
+
+impl Sent {
+    /// Returns how many entries some of the group's logs are made of.
+    fn entries(&self, logs: Range<usize>) -> u64 {
+        let mut entries = logs.len() as u64;
+        for (log, joined_entries) in &self.joined {
+            if logs.contains(log) {
+                entries = entries - 1 + joined_entries;
+            }
+        }
+        entries
+    }
 }
 
 /// How the attempts to send a part ended.
@@ -167,12 +186,7 @@ impl Uploader {
             }
         }
         for sent in sent {
-            // A log is one entry, except for joined ones; a group that is dead as a whole is exact.
-            let dead_entries = match sent.dead_log_count {
-                all if all == sent.log_count => u64::MAX,
-                some => some as u64,
-            };
-            sent.stream.complete(sent.ticket, dead_entries);
+            sent.stream.complete(sent.ticket, sent.dead_entries);
         }
     }
 
@@ -240,7 +254,7 @@ impl Uploader {
         let whole = self.open(part);
         let group_count = whole.groups.len();
         let halves = whole.halves(&new_context_id())?;
-        let mut first_group = part.first_group;
+        let (mut first_group, mut first_log) = (part.first_group, part.first_log);
         Some(halves.map(|half| {
             let body = half.encode_to_vec();
             let part = Part {
@@ -248,13 +262,13 @@ impl Uploader {
                 log_count: half.groups.iter().map(|group| group.logs.len()).sum(),
                 body: self.compress(&body),
                 first_group,
+                first_log,
             };
             // The halves of a single group both belong to it.
-            first_group += if group_count > 1 {
-                half.groups.len()
-            } else {
-                0
-            };
+            match group_count {
+                1 => first_log += part.log_count,
+                _ => (first_group, first_log) = (first_group + half.groups.len(), 0),
+            }
             part
         }))
     }
@@ -296,8 +310,10 @@ impl Uploader {
             "records are in the dead-letter store"
         );
         self.metrics.dead_letters.inc_by(part.log_count as u64);
+        let mut first_log = part.first_log;
         for (sent, log_count) in sent.iter_mut().skip(part.first_group).zip(log_counts) {
-            sent.dead_log_count += log_count;
+            sent.dead_entries += sent.entries(first_log..first_log + log_count);
+            first_log = 0;
         }
         true
     }
@@ -347,6 +363,7 @@ impl Uploader {
             log_count: sent.iter().map(|sent| sent.log_count).sum(),
             body: self.compress(&body),
             first_group: 0,
+            first_log: 0,
         };
         self.buffers.give(body);
         (part, sent)
@@ -354,16 +371,19 @@ impl Uploader {
 
     /// Gives a group's buffers back and keeps what its acknowledgement needs.
     fn strip(&self, group: Group) -> Sent {
-        let log_count = group.pieces.iter().map(|piece| piece.log_count).sum();
-        group
-            .pieces
-            .into_iter()
-            .for_each(|piece| self.buffers.give(piece.logs));
+        let (mut log_count, mut joined) = (0, Vec::new());
+        for piece in group.pieces {
+            let in_group = |(log, entries): &(usize, u64)| (log_count + log, *entries);
+            joined.extend(piece.joined.iter().map(in_group));
+            log_count += piece.log_count;
+            self.buffers.give(piece.logs);
+        }
         Sent {
             stream: group.stream,
             ticket: group.ticket,
             log_count,
-            dead_log_count: 0,
+            joined,
+            dead_entries: 0,
         }
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use proto::relay::event::Kind;
 use proto::relay::relay_client::RelayClient;
 use proto::relay::{
-    Ack, CheckRequest, Chunk, Container, Event, Finish, Hole, LogEntry, Open, ShipRequest,
-    ShipResponse,
+    Ack, CheckRequest, Chunk, Container, Event, Finish, Hole, LogEntry, Open,
+    PartialLogEntryMetadata, ShipRequest, ShipResponse,
 };
 use shipper::clock::WallClock;
 use shipper::config::Config;
@@ -631,4 +631,81 @@ async fn a_record_of_several_lines_is_not_torn_by_a_stop() {
     site.tasks.join_next().await.unwrap().unwrap();
     // The next shipper gets the rest, and with it the record's beginning.
     assert_eq!(site.contents(), ["first", "second"]);
+}
+
+#[tokio::test]
+async fn an_acknowledgement_counts_just_the_entries_that_it_covers() {
+    let site = Site::start("").await;
+    let mut call = site.call().await;
+    let piece = |ordinal, last| LogEntry {
+        source: "stderr".into(),
+        time_nano: 1_700_000_000_123_456_789,
+        line: b"long".to_vec(),
+        partial: true,
+        partial_log_metadata: Some(PartialLogEntryMetadata {
+            last,
+            id: "a".repeat(64),
+            ordinal,
+        }),
+    };
+    let mut begun = Vec::new();
+    proto::frame::encode(&piece(1, false), &mut begun);
+    begun.extend(frames(&["one", "two"]));
+    let middle = begun.len() as u64;
+    let chunk = |first_offset, frames: Vec<u8>| {
+        Kind::Chunk(Chunk {
+            stream: 1,
+            first_offset,
+            frames: frames.into(),
+        })
+    };
+    call.send(vec![
+        open(1, 0, &[("exclude-regex", "two")]),
+        chunk(0, begun),
+    ])
+    .await;
+    tokio::time::timeout(Duration::from_secs(5), async {
+        while site.contents().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("the line that overtakes to arrive");
+    let mut ended = Vec::new();
+    proto::frame::encode(&piece(2, true), &mut ended);
+    let end = middle + ended.len() as u64;
+    call.send(vec![chunk(middle, ended)]).await;
+    let mut total = Ack::default();
+    call.until(|response| {
+        for ack in &response.acks {
+            let counted = ack.delivered_entries + ack.filtered_entries;
+            assert!(ack.offset > 0 || counted == 0, "{ack:?} covers nothing");
+            total.delivered_entries += ack.delivered_entries;
+            total.filtered_entries += ack.filtered_entries;
+            total.offset = ack.offset;
+        }
+        (total.offset >= end).then_some(())
+    })
+    .await
+    .unwrap();
+    assert_eq!((total.delivered_entries, total.filtered_entries), (3, 1));
+}
+
+#[tokio::test]
+async fn the_entries_of_a_joined_record_that_dies_are_all_counted_as_dead() {
+    let site = Site::start("").await;
+    // 413 for the batch of two records, and for the first alone.
+    let refuse = Fault::new(FaultKind::Status(413)).times(2);
+    site.standin.add_fault(refuse);
+    let mut call = site.call().await;
+    let (entries, end) = chunk(1, 0, &["a", " b", " c", "d"]);
+    let finish = Kind::Finish(Finish {
+        stream: 1,
+        end_offset: end,
+    });
+    call.send(vec![open(1, 0, &MULTILINE), entries, finish])
+        .await;
+    let ack = call.acked_to(1, end).await.unwrap();
+    assert_eq!((ack.delivered_entries, ack.dead_lettered_entries), (1, 3));
+    assert_eq!(site.contents(), ["d"]);
 }

@@ -80,6 +80,16 @@ impl Pending {
         true
     }
 
+    /// Counts an entry in whose text is here already. Returns false if nothing is.
+    fn count_in(&mut self, head: &Head) -> bool {
+        let own = self.head.as_mut();
+        own.map(|own| {
+            own.end = head.end;
+            own.entries += head.entries;
+        })
+        .is_some()
+    }
+
     /// Hands the text on, if there is one.
     fn flush(&mut self, complete: &mut impl FnMut(Head, &[u8])) {
         if let Some(head) = self.head.take() {
@@ -152,7 +162,9 @@ impl Joiner {
             return self.push_whole(head, entry.line, line);
         };
         let is_part = match self.relation(&piece) {
-            Relation::Repeated => return,
+            Relation::Repeated if self.pending.count_in(&head) => return,
+            // Nothing is left of what it repeats.
+            Relation::Repeated => true,
             // Without pending text a part of the line went out before.
             Relation::Next => self.pending.head.is_none(),
             Relation::AfterGap => true,
