@@ -149,6 +149,8 @@ pub(crate) struct Journal {
     fallback_bytes: AtomicU64,
     /// Nothing could be dropped to make room on the host: the host's bounds wait for this journal.
     has_overdraft: AtomicBool,
+    /// The disk took no bytes at the last append, whatever the bounds say.
+    is_refused: AtomicBool,
     /// A segment was created since the folder was synced.
     is_folder_dirty: AtomicBool,
     segments: Mutex<VecDeque<Arc<Segment>>>,
@@ -291,6 +293,12 @@ impl Journal {
     /// Returns whether the journal has reached its own bound, whatever the host's say.
     pub(crate) fn is_over_own_bound(&self) -> bool {
         self.held_bytes() >= self.bounds.bytes_max
+    }
+
+    /// Returns whether the journal can take no bytes before something is dropped. Who finds that a
+    /// journal is full and who drops are two threads: meanwhile there may be room.
+    pub(crate) fn needs_room(&self) -> bool {
+        self.room_bytes() == 0 || self.is_refused.load(Ordering::Relaxed)
     }
 
     /// Lets the journal grow to its own bound although the host has reached its: nothing else can

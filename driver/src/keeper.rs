@@ -71,6 +71,11 @@ impl Keeper {
     fn make_room(&self) -> u64 {
         let mut freed_bytes = 0_u64;
         for stream in self.signals.take_starved() {
+            // The pump asks until it sees room, and so once more while room is made: dropping then
+            // would cost lines, and of another container.
+            if !stream.journal().needs_room() {
+                continue;
+            }
             let mut freed = 0;
             if !stream.journal().is_over_own_bound() {
                 // The host's bound, or the disk, is full: the largest journal pays.

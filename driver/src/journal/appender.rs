@@ -67,7 +67,7 @@ impl Appender {
             Some(segment) => segment,
             None => match self.next_segment(journal, tail, now)? {
                 Some(segment) => segment,
-                None => return Ok(Appended::Full),
+                None => return Ok(journal.refuse()),
             },
         };
         if segment.is_fallback {
@@ -90,8 +90,11 @@ impl Appender {
                 }
             }
             Err(Errno::AGAIN | Errno::INTR) => Ok(Appended::Empty),
-            Err(Errno::NOSPC | Errno::DQUOT) => Ok(Appended::Full),
-            Err(error) if segment.is_fallback || journal.medium.is_memory() => Err(error),
+            Err(Errno::NOSPC | Errno::DQUOT) => Ok(journal.refuse()),
+            Err(error) if segment.is_fallback || journal.medium.is_memory() => {
+                journal.refuse();
+                Err(error)
+            }
             Err(error) => {
                 say_fallen_back(error);
                 self.must_fall_back = true;
@@ -142,7 +145,9 @@ impl Appender {
         let file = match on_disk {
             Some(file) => file,
             None if journal.fallback_room_bytes() == 0 => return Ok(None),
-            None => Memory.create(tail)?,
+            None => Memory.create(tail).inspect_err(|_| {
+                journal.refuse();
+            })?,
         };
         let segment = Arc::new(Segment {
             start: tail,
@@ -158,6 +163,12 @@ impl Appender {
 }
 
 impl Journal {
+    /// Notes that it is not a bound that has no room, but what the bytes would be kept in.
+    fn refuse(&self) -> Appended {
+        self.is_refused.store(true, Ordering::Relaxed);
+        Appended::Full
+    }
+
     fn fallback_room_bytes(&self) -> u64 {
         FALLBACK_BYTES_MAX.saturating_sub(self.fallback_bytes.load(Ordering::Relaxed))
     }
@@ -181,6 +192,7 @@ impl Journal {
         self.tail.store(end, Ordering::Release);
         self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.budget.add(bytes);
+        self.is_refused.store(false, Ordering::Relaxed);
         if segment.is_fallback {
             self.fallback_bytes.fetch_add(bytes, Ordering::Relaxed);
         }

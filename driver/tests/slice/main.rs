@@ -600,6 +600,29 @@ async fn a_full_journal_drops_the_oldest_and_says_so_in_the_stream() {
 }
 
 #[tokio::test]
+async fn a_full_journal_costs_no_other_container_a_line() {
+    let host = Host::new();
+    let driver = host.run();
+    let mut still = Container::new(host.path(), "still");
+    host.start(&still, "{}").await;
+    still.write_lines(20_000).await; // 4 MB: the largest journal
+    let mut busy = Container::new(host.path(), "busy");
+    let options = r#"{"journal-size":"1m","mode":"non-blocking"}"#;
+    host.start(&busy, options).await;
+    busy.write_lines(60_000).await;
+    for container in [&mut still, &mut busy] {
+        host.stop(container).await;
+        container.close();
+    }
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    host.no_stream_is_left().await;
+    assert!(!shipper.log_of("busy").holes.is_empty());
+    assert_eq!(shipper.log_of("still").holes, []);
+    assert_eq!(shipper.log_of("still").lines(), numbered_lines(20_000));
+    driver.stop().await;
+}
+
+#[tokio::test]
 async fn a_journal_in_memory_ships_alike_and_writes_no_segment() {
     let host = Host::new();
     let driver = host.run();
