@@ -11,7 +11,8 @@
 //!
 //! A full journal: the FIFO rests, for `block_max` at most (mode=blocking) or not at all, then the
 //! keeper is asked to drop the oldest entries. While it keeps being full without any progress of
-//! the shipper, it does not rest again. A container that is being stopped does not wait either.
+//! the shipper, it does not rest again. Of a container that is being stopped it rests only while the
+//! shipper makes room: once the engine has let go of the FIFO, what it holds ends with this process.
 
 use crate::containers::Stream;
 use crate::journal::{Appended, Appender};
@@ -48,6 +49,9 @@ const BUSY_ROUND_BYTES: usize = 16 << 10;
 
 /// How often a FIFO that rests is tried again.
 const FULL_RETRY: Duration = Duration::from_millis(10);
+
+/// How long the FIFO of a container that is being stopped rests without any byte of it moving.
+const STOP_REST_MAX: Duration = Duration::from_millis(250);
 
 /// How long dropping may fail to make room before the next bytes go to memory.
 const FALL_BACK_AFTER: Duration = Duration::from_secs(1);
@@ -339,11 +343,26 @@ struct Reading {
     /// The acknowledged offset when this FIFO last stopped resting.
     dropping_since_acked: Option<u64>,
     drains: Vec<oneshot::Sender<()>>,
+    /// When the first of them came.
+    drain_since: Option<Instant>,
+}
+
+impl Reading {
+    /// Tells who waits for an empty FIFO that it is.
+    fn answer_drains(&mut self) {
+        self.drain_since = None;
+        for reply in self.drains.drain(..) {
+            // Who asked may have given up.
+            reply.send(()).ok();
+        }
+    }
 }
 
 /// Since when a journal is full.
 struct Fullness {
     since: Instant,
+    /// When it last took bytes, or became full.
+    moved_at: Instant,
     starved_since: Option<Instant>,
 }
 
@@ -480,7 +499,7 @@ impl Worker {
             return;
         };
         if is_empty {
-            answer(&mut reading.drains);
+            reading.answer_drains();
         }
         if reading.fullness.take().is_some() {
             let file = &reading.fifo.file;
@@ -515,20 +534,25 @@ impl Worker {
         }
         let fullness = reading.fullness.get_or_insert(Fullness {
             since: now,
+            moved_at: now,
             starved_since: None,
         });
         if has_moved {
+            fullness.moved_at = now;
             fullness.starved_since = None;
         }
         self.full.push(index);
         if pressure == Some(Pressure::None) {
-            answer(&mut reading.drains);
+            reading.answer_drains();
             return;
         }
         let acked = stream.journal().acked();
         let goes_on_dropping = reading.dropping_since_acked == Some(acked);
+        let is_stop_late = reading
+            .drain_since
+            .is_some_and(|since| now.duration_since(since.max(fullness.moved_at)) >= STOP_REST_MAX);
         let must_drop = stream.mode() == Mode::NonBlocking
-            || !reading.drains.is_empty()
+            || is_stop_late
             || goes_on_dropping
             || now.duration_since(fullness.since) >= block_max;
         if must_drop {
@@ -562,7 +586,7 @@ impl Worker {
         }
         self.signals.push_ready(stream);
         round.has_signal = true;
-        answer(&mut reading.drains);
+        reading.answer_drains();
         // Closing the file takes it out of epoll.
     }
 
@@ -611,6 +635,7 @@ impl Worker {
                 fullness: None,
                 dropping_since_acked: None,
                 drains: Vec::new(),
+                drain_since: None,
             });
         }
     }
@@ -627,6 +652,7 @@ impl Worker {
         };
         if let Some(reading) = self.reading(index) {
             reading.drains.push(reply);
+            reading.drain_since.get_or_insert(now);
         }
         for _ in 0..DRAIN_ROUNDS_MAX {
             match self.reading(index) {
@@ -734,13 +760,6 @@ fn split_key(key: u64) -> (u32, u32) {
     let generation = u32::try_from(key >> 32).unwrap_or(u32::MAX);
     let index = u32::try_from(key & u64::from(u32::MAX)).unwrap_or(u32::MAX);
     (generation, index)
-}
-
-fn answer(drains: &mut Vec<oneshot::Sender<()>>) {
-    for reply in drains.drain(..) {
-        // Who asked may have given up.
-        reply.send(()).ok();
-    }
 }
 
 fn timespec(duration: Duration) -> Timespec {

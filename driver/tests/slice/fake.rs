@@ -72,6 +72,8 @@ impl Log {
 pub struct Behaviour {
     pub window_bytes: u64,
     pub acks: bool,
+    /// How long a request waits for its answer.
+    pub delay: Duration,
     pub refusal: Option<String>,
     pub check_faults: Vec<String>,
 }
@@ -81,6 +83,7 @@ impl Default for Behaviour {
         Self {
             window_bytes: 8 << 20,
             acks: true,
+            delay: Duration::ZERO,
             refusal: None,
             check_faults: Vec::new(),
         }
@@ -243,6 +246,8 @@ impl Relay for Service {
         tokio::spawn(async move {
             let mut call = BTreeMap::new();
             while let Some(Ok(request)) = requests.next().await {
+                let delay = state.lock().unwrap().behaviour.delay;
+                tokio::time::sleep(delay).await;
                 let response = take(&mut state.lock().unwrap(), &mut call, request);
                 if responses.send(Ok(response)).await.is_err() {
                     return;

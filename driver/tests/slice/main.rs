@@ -622,6 +622,33 @@ async fn a_full_journal_costs_no_other_container_a_line() {
     driver.stop().await;
 }
 
+/// When it ends, its journal is full, and what did not fit there is in the FIFO.
+#[tokio::test]
+async fn a_container_that_outruns_the_shipper_and_ends_loses_nothing() {
+    let host = Host::new()
+        .with("JOURNAL_SIZE", "1m")
+        .with("JOURNAL_BLOCK_MS_MAX", "600000");
+    // 3 MB/s.
+    let behaviour = Behaviour {
+        window_bytes: 64 << 10,
+        delay: Duration::from_millis(20),
+        ..Behaviour::default()
+    };
+    let shipper = FakeShipper::start(&host.shipper(), behaviour);
+    let driver = host.run();
+    let mut container = Container::new(host.path(), "c1");
+    host.start(&container, "{}").await;
+    container.write_lines(30_000).await; // 6 MB: six times the journal
+    assert!(host.stop(&container).await < Duration::from_secs(1));
+    container.close();
+    host.no_stream_is_left().await;
+    let log = shipper.log_of("c1");
+    assert_eq!(log.holes, []);
+    assert_eq!(log.lines(), numbered_lines(30_000));
+    assert_eq!(shipper.state().faults, Vec::<String>::new());
+    driver.stop().await;
+}
+
 #[tokio::test]
 async fn a_journal_in_memory_ships_alike_and_writes_no_segment() {
     let host = Host::new();
