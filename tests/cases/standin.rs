@@ -454,6 +454,10 @@ async fn records_are_shown_as_they_were_sent() {
     assert_eq!(last["source"], "10.0.0.7");
     assert_eq!(last["filename"], "/var/log/app.log");
     assert_eq!(last["request_id"].as_str().unwrap().len(), 36);
+    assert_eq!(
+        last["secret_id"],
+        vectors()["signature_vectors"][0]["secret_id"]
+    );
 
     client::call(standin.address(), "DELETE", "/records")
         .await

@@ -310,6 +310,7 @@ mod tests {
             topic_id: "t".into(),
             first_record: 0,
             record_count: logs.len(),
+            secret_id: None,
             peer_source: None,
             body: Bytes::from(field(&group, 1)),
         })

@@ -336,6 +336,7 @@ struct RecordLine<'a> {
     filename: Option<&'a str>,
     hostname: Option<&'a str>,
     topic_id: &'a str,
+    secret_id: Option<&'a str>,
     request_id: &'a str,
 }
 
@@ -366,6 +367,7 @@ fn write_line(upload: &Upload, record: &Record<'_>, lines: &mut Vec<u8>) {
         filename: record.group.filename,
         hostname: record.group.hostname,
         topic_id: &upload.topic_id,
+        secret_id: upload.secret_id.as_deref(),
         request_id: &upload.request_id,
     };
     serde_json::to_writer(&mut *lines, &line).expect("a Vec takes all, and keys are strings");

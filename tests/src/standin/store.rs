@@ -22,6 +22,8 @@ pub struct Upload {
     pub first_record: u64,
     /// How many of its logs are kept; fewer than it has if it was stored in part.
     pub record_count: usize,
+    /// The key that signed; `None` if the topic takes unsigned requests.
+    pub secret_id: Option<String>,
     /// The peer's address, if the client asked for it to be the source.
     pub peer_source: Option<String>,
     /// The body, decompressed and checked.
@@ -77,6 +79,7 @@ impl Upload {
 pub(super) struct Accepted<'a> {
     pub(super) request_id: &'a str,
     pub(super) topic_id: &'a str,
+    pub(super) secret_id: Option<String>,
     pub(super) peer_source: Option<String>,
     pub(super) groups: &'a [GroupSummary],
     pub(super) record_count: usize,
@@ -122,6 +125,7 @@ impl Store {
         let upload = Arc::new(Upload {
             request_id: accepted.request_id.to_owned(),
             topic_id: accepted.topic_id.to_owned(),
+            secret_id: accepted.secret_id.clone(),
             first_record,
             record_count: accepted.record_count,
             peer_source: accepted.peer_source.clone(),
@@ -221,6 +225,7 @@ mod tests {
         store.add(&Accepted {
             request_id: "r",
             topic_id: "t",
+            secret_id: None,
             peer_source: None,
             groups: &[GroupSummary {
                 range: 0..body.len(),

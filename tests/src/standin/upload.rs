@@ -69,7 +69,7 @@ pub(super) fn handle(state: &State, request: &Request) -> Result<Option<Arc<Uplo
         .topics
         .iter()
         .find(|topic| Some(&topic.topic_id) == topic_id.as_ref());
-    authorize(state, request, topic)?;
+    let secret_id = authorize(state, request, topic)?;
     check_content_type(&request.parts)?;
     let topic = open_topic(topic, topic_id.as_deref())?;
 
@@ -80,16 +80,21 @@ pub(super) fn handle(state: &State, request: &Request) -> Result<Option<Arc<Uplo
         .map_err(refuse_body)
         .and_then(|plain| {
             let summary = log_list::check(plain, &state.config.rules).map_err(refuse_list)?;
-            store(state, request, topic, plain, &summary)
+            store(state, request, topic, secret_id, plain, &summary)
         });
     state.scratches.lock().push(scratch);
     stored
 }
 
-fn authorize(state: &State, request: &Request, topic: Option<&Topic>) -> Result<(), Refusal> {
+/// Returns the id of the key that signed, if one did.
+fn authorize(
+    state: &State,
+    request: &Request,
+    topic: Option<&Topic>,
+) -> Result<Option<String>, Refusal> {
     let parts = &request.parts;
     let Some(header) = parts.header("authorization") else {
-        return authorize_unsigned(parts, topic);
+        return authorize_unsigned(parts, topic).map(|()| None);
     };
     let header = String::from_utf8_lossy(header);
     let authorization = Authorization::parse(&header).map_err(refuse_auth)?;
@@ -112,7 +117,7 @@ fn authorize(state: &State, request: &Request, topic: Option<&Topic>) -> Result<
                 message,
             ))
         }
-        _ => Ok(()),
+        _ => Ok(Some(key.secret_id.clone())),
     }
 }
 
@@ -203,6 +208,7 @@ fn store(
     state: &State,
     request: &Request,
     topic: &Topic,
+    secret_id: Option<String>,
     plain: &[u8],
     summary: &Summary,
 ) -> Result<Option<Arc<Upload>>, Refusal> {
@@ -220,6 +226,7 @@ fn store(
     let upload = state.store.lock().add(&Accepted {
         request_id: &request.request_id,
         topic_id: &topic.topic_id,
+        secret_id,
         peer_source: add_source.then(|| request.peer.to_string()),
         groups: &summary.groups,
         record_count,
