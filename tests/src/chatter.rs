@@ -3,6 +3,11 @@
 //!
 //! A line is a function of its shape and its number, so a test compares what arrived with what was
 //! written without a copy of either. No line contains `\n`.
+//!
+//! What can't be told that way, a stack trace say, a test writes down itself: see [`Step`].
+
+use std::str::FromStr;
+use std::time::Duration;
 
 /// What the lines look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +94,36 @@ pub fn json_fields(number: u64) -> Vec<(&'static str, String)> {
     json_members(number).into_iter().map(field).collect()
 }
 
+/// Bytes of a line that are written at once when lines of both outputs are to interleave: four of
+/// the engine's pieces.
+pub const INTERLEAVED_BYTES: usize = 64 << 10;
+
+/// A step that the workload is told to do: `out:TEXT` and `err:TEXT` write a text and a line end,
+/// `pause:MS` waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Writes to stdout; a text of several lines is several lines.
+    Out(String),
+    /// Writes to stderr.
+    Err(String),
+    /// Waits.
+    Pause(Duration),
+}
+
+impl FromStr for Step {
+    type Err = String;
+
+    fn from_str(step: &str) -> Result<Self, String> {
+        let parsed = match step.split_once(':') {
+            Some(("out", text)) => Some(Self::Out(text.to_owned())),
+            Some(("err", text)) => Some(Self::Err(text.to_owned())),
+            Some(("pause", ms)) => ms.parse().ok().map(Duration::from_millis).map(Self::Pause),
+            _ => None,
+        };
+        parsed.ok_or_else(|| format!("{step:?} is none of out:TEXT, err:TEXT, pause:MS"))
+    }
+}
+
 /// Bytes of the long line of [`demo`]: more than six of the engine's pieces.
 pub const DEMO_LONG_BYTES: usize = 100 << 10;
 
@@ -141,6 +176,21 @@ mod tests {
         }
         let text: String = serde_json::from_str(object["text"].get()).unwrap();
         assert!(json_fields(7).contains(&("text", text)));
+    }
+
+    #[test]
+    fn steps_are_read() {
+        let good = [
+            ("out:a: b", Step::Out("a: b".into())),
+            ("err:", Step::Err(String::new())),
+            ("pause:20", Step::Pause(Duration::from_millis(20))),
+        ];
+        for (text, step) in good {
+            assert_eq!(text.parse(), Ok(step));
+        }
+        for bad in ["", "out", "stdout:a", "pause:", "pause:-1", "pause:1s"] {
+            assert!(bad.parse::<Step>().is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
-use world::chatter::{self, Shape};
+use world::chatter::{self, INTERLEAVED_BYTES, Shape, Step};
 
 /// Writes lines that are known in advance.
 #[derive(Debug, Parser)]
@@ -37,6 +37,12 @@ struct Args {
     /// Stays after the last line until it is told to end.
     #[arg(long)]
     hold: bool,
+    /// Writes each line to stdout in pieces of 64 KiB, and after each piece a line to stderr.
+    #[arg(long, conflicts_with_all = ["json", "stderr", "rate", "no_last_newline"])]
+    interleave: bool,
+    /// Does these steps instead: `out:TEXT`, `err:TEXT`, `pause:MS`.
+    #[arg(long, num_args = 1.., value_name = "STEP")]
+    say: Vec<Step>,
     /// Writes a few lines of every kind instead, with a pause after each.
     #[arg(long)]
     demo: bool,
@@ -59,6 +65,10 @@ async fn main() -> anyhow::Result<std::process::ExitCode> {
 async fn write(args: &Args) -> anyhow::Result<()> {
     if args.demo {
         write_demo().await?;
+    } else if !args.say.is_empty() {
+        say(&args.say).await?;
+    } else if args.interleave {
+        write_interleaved(args).await?;
     } else if args.stderr {
         write_lines(args, tokio::io::stderr()).await?;
     } else {
@@ -122,16 +132,51 @@ fn due_lines(rate: u64, elapsed: Duration) -> u64 {
 }
 
 async fn write_demo() -> anyhow::Result<()> {
-    for (is_stderr, mut line) in chatter::demo() {
-        line.push('\n');
+    for (is_stderr, line) in chatter::demo() {
         if is_stderr {
-            tokio::io::stderr().write_all(line.as_bytes()).await?;
+            write_now(tokio::io::stderr(), &[&line, "\n"]).await?;
         } else {
-            let mut stdout = tokio::io::stdout();
-            stdout.write_all(line.as_bytes()).await?;
-            stdout.flush().await?;
+            write_now(tokio::io::stdout(), &[&line, "\n"]).await?;
         }
         sleep(Duration::from_millis(300)).await;
     }
+    Ok(())
+}
+
+async fn say(steps: &[Step]) -> anyhow::Result<()> {
+    for step in steps {
+        match step {
+            Step::Out(text) => write_now(tokio::io::stdout(), &[text, "\n"]).await?,
+            Step::Err(text) => write_now(tokio::io::stderr(), &[text, "\n"]).await?,
+            Step::Pause(pause) => sleep(*pause).await,
+        }
+    }
+    Ok(())
+}
+
+/// Writes lines to stdout, and in the midst of them lines of [`chatter::PLAIN_BYTES_MIN`] to
+/// stderr, numbered as if they were alone.
+async fn write_interleaved(args: &Args) -> anyhow::Result<()> {
+    let mut stderr_lines = 0_u64..;
+    for number in args.first..args.first.saturating_add(args.lines) {
+        let line = Shape::Plain { bytes: args.bytes }.line(number);
+        let mut rest = line.as_str();
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(rest.len().min(INTERLEAVED_BYTES));
+            rest = after;
+            let end = if rest.is_empty() { "\n" } else { "" };
+            write_now(tokio::io::stdout(), &[piece, end]).await?;
+            let number = stderr_lines.next().unwrap_or_default();
+            let short = Shape::Plain { bytes: 0 }.line(number);
+            write_now(tokio::io::stderr(), &[&short, "\n"]).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes texts, and returns when they are out.
+async fn write_now(mut output: impl AsyncWrite + Unpin, texts: &[&str]) -> anyhow::Result<()> {
+    output.write_all(texts.concat().as_bytes()).await?;
+    output.flush().await?;
     Ok(())
 }
