@@ -72,7 +72,7 @@ async fn a_killed_plugin_loses_nothing() {
 }
 
 /// Kills the plugin's process and waits for the one that the engine starts in its place.
-async fn kill_plugin(scene: &Scene) {
+pub(crate) async fn kill_plugin(scene: &Scene) {
     let before = scene.engine.processes("/cls-driver");
     assert_eq!(before.len(), 1, "one plugin process runs");
     kill_process(before[0], Signal::KILL).unwrap();

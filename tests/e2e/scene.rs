@@ -14,15 +14,23 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use world::client;
-use world::processes::{Process, TOPIC_ID, binary, standin_config, wait_until};
+use world::processes::{
+    Process, SECRET_ID, SECRET_KEY, TOPIC_ID, binary, standin_config, wait_until,
+};
 use world::standin::Standin;
-use world::standin::config::Clock;
+use world::standin::config::{Clock, Config, Key, Topic};
 use world::standin::store::parse_flow;
 
 /// Name of the plugin, as a user installs it.
 pub(crate) const PLUGIN: &str = "tencent-cls";
 /// Host name that the plugin is given.
 pub(crate) const HOST_NAME: &str = "e2e-host";
+/// A second topic, for options that say where records go.
+pub(crate) const OTHER_TOPIC_ID: &str = "5a4b3c2d-1e0f-4a5b-8c7d-6e5f4a3b2c1d";
+/// Id of the second key.
+pub(crate) const OTHER_SECRET_ID: &str = "AKIDOTHER";
+/// The second key.
+pub(crate) const OTHER_SECRET_KEY: &str = "SKOTHER";
 /// Time within which lines must have become records.
 const DELIVERY_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -73,11 +81,23 @@ pub(crate) struct Record {
     tags: Vec<(String, String)>,
     #[serde(rename = "contextFlow")]
     context_flow: Option<String>,
+    /// Where it went.
+    pub(crate) topic_id: String,
+    /// The key that signed for it.
+    pub(crate) secret_id: Option<String>,
 }
 
 impl Record {
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
         value_of(&self.fields, name)
+    }
+
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.fields.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    pub(crate) fn tags(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.tags.iter().map(|(name, value)| (&**name, &**value))
     }
 
     pub(crate) fn tag(&self, name: &str) -> Option<&str> {
@@ -119,7 +139,7 @@ impl Scene {
     async fn start(flags: &[&'static str]) -> anyhow::Result<Self> {
         let engine = Engine::start(&json!({}), flags).await?;
         let address = "127.0.0.1:0".parse()?;
-        let standin = Standin::start(address, standin_config(), Clock::system(), None).await?;
+        let standin = Standin::start(address, cls(), Clock::system(), None).await?;
         let scene = Self {
             engine,
             standin,
@@ -183,11 +203,36 @@ impl Scene {
         self.engine.run_folder().join("shipper.sock")
     }
 
-    /// Starts the shipper and waits until it listens.
+    /// Starts the shipper with defaults for all that containers need not say, and waits until it
+    /// listens.
     pub(crate) async fn start_shipper(&mut self) {
+        let sections = format!(
+            r#"[defaults]
+endpoint = "{endpoint}"
+topic_id = "{TOPIC_ID}"
+credentials = "default"
+
+[credentials.default]
+source = "inline"
+secret_id = "{SECRET_ID}"
+secret_key = "{SECRET_KEY}"
+"#,
+            endpoint = self.standin.endpoint(),
+        );
+        self.start_shipper_with(&sections).await;
+    }
+
+    /// Starts the shipper with these sections of its configuration besides `[listen]` and
+    /// `[admin]`, and waits until it listens.
+    pub(crate) async fn start_shipper_with(&mut self, sections: &str) {
         let config = self.engine.folder().join("shipper.toml");
         let socket = self.socket();
-        fs::write(&config, shipper_toml(&socket, &self.standin.endpoint())).unwrap();
+        let listen = format!(
+            "[listen]\nunix = \"{}\"\n\n[admin]\nlisten = \"{}\"\n\n",
+            socket.display(),
+            free_address()
+        );
+        fs::write(&config, listen + sections).unwrap();
         let mut command = Command::new(binary("cls-shipper").unwrap());
         command.arg("--config").arg(config);
         let mut shipper = Process::start("shipper", command, self.engine.folder()).unwrap();
@@ -205,10 +250,9 @@ impl Scene {
             .unwrap();
     }
 
-    /// Returns what CLS has, in the order in which it shows it.
+    /// Returns what CLS has in all topics, in the order in which it shows it.
     pub(crate) async fn records(&self) -> Vec<Record> {
-        let path = format!("/records?topic_id={TOPIC_ID}");
-        let lines = client::call(self.standin.address(), "GET", &path).await;
+        let lines = client::call(self.standin.address(), "GET", "/records").await;
         let lines = String::from_utf8(lines.unwrap().to_vec()).unwrap();
         let parse = |line: &str| serde_json::from_str(line).unwrap();
         let mut records: Vec<Record> = lines.lines().map(parse).collect();
@@ -258,27 +302,13 @@ impl Scene {
     }
 }
 
-fn shipper_toml(socket: &Path, endpoint: &str) -> String {
-    format!(
-        r#"[listen]
-unix = "{socket}"
-
-[defaults]
-endpoint = "{endpoint}"
-topic_id = "{TOPIC_ID}"
-credentials = "default"
-
-[credentials.default]
-source = "inline"
-secret_id = "AKIDEXAMPLE"
-secret_key = "SKEXAMPLE"
-
-[admin]
-listen = "{admin}"
-"#,
-        socket = socket.display(),
-        admin = free_address(),
-    )
+/// Returns the configuration of the stand-in: each of the two keys may write to both topics.
+fn cls() -> Config {
+    let mut config = standin_config();
+    config.topics.push(Topic::open(OTHER_TOPIC_ID));
+    let other = Key::permanent(OTHER_SECRET_ID, OTHER_SECRET_KEY);
+    config.keys.push(other);
+    config
 }
 
 /// Returns the root of this tree.

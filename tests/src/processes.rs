@@ -318,8 +318,10 @@ impl Default for UploadSettings {
 pub const TOPIC_ID: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
 /// The host name that the driver is given.
 pub const HOST_NAME: &str = "host-1";
-const SECRET_ID: &str = "AKIDEXAMPLE";
-const SECRET_KEY: &str = "SKEXAMPLE";
+/// Id of the key that everything here signs with, unless a test says otherwise.
+pub const SECRET_ID: &str = "AKIDEXAMPLE";
+/// That key.
+pub const SECRET_KEY: &str = "SKEXAMPLE";
 
 /// Returns the configuration of a stand-in that takes what a [`Host`] uploads, at any speed.
 pub fn standin_config() -> Config {
