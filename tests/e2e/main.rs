@@ -15,4 +15,5 @@ mod docker_logs;
 mod engine;
 mod installing;
 mod log_options;
+mod migration;
 mod scene;
