@@ -157,6 +157,9 @@ impl CredentialStore {
 
     /// Returns the names of all sources, for messages.
     pub fn names(&self) -> String {
+        if self.sources.is_empty() {
+            return "none".into();
+        }
         self.sources.keys().cloned().collect::<Vec<_>>().join(", ")
     }
 

@@ -101,7 +101,10 @@ impl Router {
         if !self.credentials.contains(name) {
             let known = self.credentials.names();
             let rule = format!("the shipper has no [credentials.{name}], known: {known}");
-            faults.push(fault("credentials", Some(name), &rule));
+            faults.push(match opts.credentials {
+                Wanted::Named(_) => fault("credentials", Some(name), &rule),
+                _ => fault("credentials", None, &format!("is missing, and {rule}")),
+            });
             return None;
         }
         Some(CredentialRef::Named(name.clone()))
@@ -114,4 +117,57 @@ fn missing(option: &str) -> String {
         None,
         "is missing, and the shipper's [defaults] does not set it",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::WallClock;
+    use crate::config::CredentialSource;
+
+    fn check(known: &[&str], options: &[(&str, &str)], expected: &[&str]) {
+        let key = Credentials {
+            id: Secret::new("id".into()),
+            key: Secret::new("key".into()),
+            token: None,
+        };
+        let source = CredentialSource::Inline(key);
+        let sources = known.iter().map(|name| ((*name).into(), source.clone()));
+        let defaults = Defaults {
+            endpoint: None,
+            topic_id: None,
+            credentials: "default".into(),
+        };
+        let store = CredentialStore::new(&sources.collect(), WallClock::new(|| Duration::ZERO));
+        let router = Router::new(defaults, Arc::new(store));
+        let options = options.iter();
+        let options = options.map(|&(name, value)| (name.into(), value.into()));
+        let faults = router.route(&options.collect()).err().unwrap_or_default();
+        assert_eq!(faults, expected);
+    }
+
+    #[test]
+    fn what_nobody_sets_is_named() {
+        let place = [("endpoint", "h"), ("topic_id", "t")];
+        check(&["default"], &place, &[]);
+        check(
+            &["default"],
+            &[],
+            &[
+                "log-opt endpoint: is missing, and the shipper's [defaults] does not set it",
+                "log-opt topic_id: is missing, and the shipper's [defaults] does not set it",
+            ],
+        );
+        // Nobody has written `default`, so it is not what is wrong.
+        let rule = "is missing, and the shipper has no [credentials.default]";
+        for (known, named) in [(&["a", "b"][..], "a, b"), (&[], "none")] {
+            let fault = format!("log-opt credentials: {rule}, known: {named}");
+            check(known, &place, &[&fault]);
+        }
+        let own = [("secret_id", "i"), ("secret_key", "k")];
+        check(&[], &[place, own].concat(), &[]);
+        let other = [place[0], place[1], ("credentials", "c")];
+        let fault = "log-opt credentials=c: the shipper has no [credentials.c], known: a";
+        check(&["a"], &other, &[fault]);
+    }
 }

@@ -140,8 +140,9 @@ fn add_fault(scene: &Scene, kind: FaultKind, count: Option<u64>) {
 
 async fn what_is_missing_is_named(scene: &Scene) {
     let message = refusal(scene, &[]).await;
-    for part in ["endpoint", "topic_id", "credentials", "[defaults]"] {
-        assert!(message.contains(part), "no {part}: {message}");
+    for option in ["endpoint", "topic_id", "credentials"] {
+        let part = format!("log-opt {option}: is missing");
+        assert!(message.contains(&part), "no {part}: {message}");
     }
     let options = ["endpoint=h", "topic_id=t", "credentials=nobody"];
     let message = refusal(scene, &options).await;
