@@ -9,10 +9,11 @@
 //! pump therefore waits a little, so that the pipes (enlarged to 1 MiB) fill; the wait adapts to
 //! how full it finds them. With no traffic it sleeps in `epoll` without a timer.
 //!
-//! A full journal: the FIFO rests, for `block_max` at most (mode=blocking) or not at all, then the
-//! keeper is asked to drop the oldest entries. While it keeps being full without any progress of
-//! the shipper, it does not rest again. Of a container that is being stopped it rests only while the
-//! shipper makes room: once the engine has let go of the FIFO, what it holds ends with this process.
+//! A full journal: the FIFO rests (mode=blocking) while the shipper makes room, or not at all. After
+//! `block_max` in which nothing moved the keeper is asked to drop the oldest entries, and while there
+//! is still no progress of the shipper, the FIFO does not rest again. Of a container that is being
+//! stopped it rests only while the shipper makes room: once the engine has let go of the FIFO, what
+//! it holds ends with this process.
 
 use crate::containers::Stream;
 use crate::journal::{Appended, Appender};
@@ -358,9 +359,8 @@ impl Reading {
     }
 }
 
-/// Since when a journal is full.
+/// How long a journal has been full.
 struct Fullness {
-    since: Instant,
     /// When it last took bytes, or became full.
     moved_at: Instant,
     starved_since: Option<Instant>,
@@ -533,7 +533,6 @@ impl Worker {
             }
         }
         let fullness = reading.fullness.get_or_insert(Fullness {
-            since: now,
             moved_at: now,
             starved_since: None,
         });
@@ -554,7 +553,7 @@ impl Worker {
         let must_drop = stream.mode() == Mode::NonBlocking
             || is_stop_late
             || goes_on_dropping
-            || now.duration_since(fullness.since) >= block_max;
+            || now.duration_since(fullness.moved_at) >= block_max;
         if must_drop {
             reading.dropping_since_acked = Some(acked);
             let starved_since = *fullness.starved_since.get_or_insert(now);
