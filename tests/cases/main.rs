@@ -8,6 +8,7 @@
 )]
 
 mod conservation;
+mod lanes;
 mod official_sdk;
 mod outage;
 mod relay;

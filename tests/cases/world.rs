@@ -6,9 +6,10 @@ use tokio::sync::{Mutex, MutexGuard, mpsc};
 use tokio::time::{Instant, timeout};
 use world::dockerd::{Info, Pipe};
 use world::oracle::{Report, examine};
-use world::processes::{Host, TOPIC_ID, UploadSettings, start_world};
+use world::processes::{Host, TOPIC_ID, UploadSettings, standin_config};
 use world::script::Script;
 use world::standin::Standin;
+use world::standin::config::{Clock, Config};
 use world::standin::store::Upload;
 
 /// Time without a new record after which no more are waited for.
@@ -24,9 +25,22 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn start(upload: UploadSettings) -> Self {
+        Self::start_with(standin_config(), None, upload).await
+    }
+
+    /// Starts a world whose stand-in is made as `config` says and shows `watcher` each upload.
+    pub(crate) async fn start_with(
+        config: Config,
+        watcher: Option<mpsc::Sender<Arc<Upload>>>,
+        upload: UploadSettings,
+    ) -> Self {
         static TURN: Mutex<()> = Mutex::const_new(());
         let turn = TURN.lock().await;
-        let (standin, host) = start_world(upload).await.unwrap();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let standin = Standin::start(address, config, Clock::system(), watcher)
+            .await
+            .unwrap();
+        let host = Host::start(&standin.endpoint(), upload).await.unwrap();
         Self {
             standin,
             host,

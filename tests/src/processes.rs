@@ -6,8 +6,7 @@
 
 use crate::client;
 use crate::dockerd::Dockerd;
-use crate::standin::Standin;
-use crate::standin::config::{Clock, Config, Key};
+use crate::standin::config::{Config, Key};
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
@@ -501,17 +500,6 @@ listen = "{admin}"
             admin = self.admin,
         )
     }
-}
-
-/// Starts a stand-in inside this process, and a host that uploads to it.
-///
-/// # Errors
-/// If one of them does not come up.
-pub async fn start_world(upload: UploadSettings) -> anyhow::Result<(Standin, Host)> {
-    let address = "127.0.0.1:0".parse()?;
-    let standin = Standin::start(address, standin_config(), Clock::system(), None).await?;
-    let host = Host::start(&standin.endpoint(), upload).await?;
-    Ok((standin, host))
 }
 
 /// Starts `cls-standin` as a process that takes what a [`Host`] uploads, and returns its address.
