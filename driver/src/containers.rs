@@ -44,6 +44,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Bound of a journal in memory (`no-file=true`), whatever its option says.
 const MEMORY_JOURNAL_BYTES_MAX: u64 = 16 << 20;
@@ -52,8 +53,11 @@ const MEMORY_JOURNAL_BYTES_MAX: u64 = 16 << 20;
 /// first start.
 const RECENT_IDS_MAX: usize = 4096;
 
-/// Final counters of retired streams that wait for the next report.
+/// Retired streams whose last counters are still reported.
 const FINAL_REPORTS_MAX: usize = 1024;
+
+/// How long they are: a report may be lost, or go to a shipper that is about to end.
+const FINAL_REPORTS_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// How long StopLogging waits for the FIFO to be empty. The engine holds the container meanwhile.
 const STOP_WAIT_MAX: Duration = Duration::from_millis(500);
@@ -152,6 +156,7 @@ impl Stream {
             dead_lettered_entries: totals.settled.dead_lettered,
             dropped_entries: dropped.collect(),
             buffered_bytes: totals.buffered_bytes,
+            ended: false,
         }
     }
 }
@@ -269,7 +274,8 @@ struct Streams {
     by_number: HashMap<u32, Arc<Stream>>,
     by_file: HashMap<String, FileSlot>,
     recent_ids: VecDeque<String>,
-    final_reports: VecDeque<StreamReport>,
+    /// Newest first.
+    final_reports: VecDeque<(Instant, StreamReport)>,
 }
 
 impl Table {
@@ -415,7 +421,10 @@ impl Table {
 
     /// Forgets a stream of which everything is acknowledged. Blocks.
     pub(crate) fn retire(&self, stream: &Stream) {
-        let report = stream.report();
+        let report = StreamReport {
+            ended: true,
+            ..stream.report()
+        };
         {
             let mut streams = lock(&self.streams);
             streams.by_number.remove(&stream.number());
@@ -425,7 +434,7 @@ impl Table {
             streams.remember(stream.container_id());
             if report.received_entries > 0 {
                 streams.final_reports.truncate(FINAL_REPORTS_MAX - 1);
-                streams.final_reports.push_front(report);
+                streams.final_reports.push_front((Instant::now(), report));
             }
         }
         if let Some(folder) = &stream.folder {
@@ -447,10 +456,13 @@ impl Table {
         }
     }
 
-    /// Returns the counters of all streams, and the last ones of those retired since the last
-    /// call.
+    /// Returns the counters of all streams, and the last ones of those retired a short time ago.
     pub(crate) fn reports(&self) -> Vec<StreamReport> {
-        let mut reports: Vec<_> = std::mem::take(&mut lock(&self.streams).final_reports).into();
+        let mut reports: Vec<_> = {
+            let finals = &mut lock(&self.streams).final_reports;
+            finals.retain(|(since, _)| since.elapsed() < FINAL_REPORTS_AGE_MAX);
+            finals.iter().map(|(_, report)| report.clone()).collect()
+        };
         reports.extend(self.streams().iter().map(|stream| stream.report()));
         reports
     }

@@ -47,6 +47,7 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     admin.metrics.granted_bytes.set(admin.budget.granted());
+    admin.metrics.show_ledger(&admin.ledger.lines());
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     (
         [(header::CONTENT_TYPE, content_type)],

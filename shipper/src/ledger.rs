@@ -2,10 +2,10 @@
 //!
 //! `received = delivered + filtered + dropped + dead-lettered + buffered`. The driver is the one
 //! that counts, because its counters live beside the acknowledged offset on disk and so survive
-//! both processes; here stands each host's last report. What a stream received and has not settled
-//! is buffered.
+//! both processes; here stands each host's last report, and of streams that are over their last
+//! numbers, as long as there is room. What a stream received and has not settled is buffered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use proto::relay::{HostReport, StreamReport};
@@ -14,10 +14,42 @@ use serde::{Deserialize, Serialize};
 /// Hosts whose reports are kept. A further one is not shown; its streams are not affected.
 const HOSTS_MAX: usize = 10_000;
 
+/// Streams of one host that are over and still shown; the oldest go first.
+const ENDED_MAX: usize = 1_000;
+
 /// The last report of each host.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    hosts: Mutex<BTreeMap<String, HostReport>>,
+    hosts: Mutex<BTreeMap<String, Host>>,
+}
+
+#[derive(Debug, Default)]
+struct Host {
+    open: Vec<StreamReport>,
+    /// By the order in which they ended.
+    ended: VecDeque<StreamReport>,
+}
+
+impl Host {
+    fn put(&mut self, streams: Vec<StreamReport>) {
+        self.open.clear();
+        for stream in streams {
+            if !stream.ended {
+                self.open.push(stream);
+                continue;
+            }
+            let is_known = |known: &StreamReport| known.journal_id == stream.journal_id;
+            if !self.ended.iter().any(is_known) {
+                self.ended.push_back(stream);
+            }
+        }
+        let excess = self.ended.len().saturating_sub(ENDED_MAX);
+        self.ended.drain(..excess);
+    }
+
+    fn streams(&self) -> impl Iterator<Item = &StreamReport> {
+        self.ended.iter().chain(&self.open)
+    }
 }
 
 /// One line of the ledger: a stream.
@@ -45,6 +77,9 @@ pub struct Line {
     pub buffered: u64,
     /// Bytes of the entries that wait.
     pub buffered_bytes: u64,
+    /// Whether the stream is over.
+    #[serde(default)]
+    pub ended: bool,
 }
 
 impl Ledger {
@@ -52,22 +87,18 @@ impl Ledger {
     pub fn put(&self, report: HostReport) {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         if hosts.len() < HOSTS_MAX || hosts.contains_key(&report.host) {
-            hosts.insert(report.host.clone(), report);
+            hosts.entry(report.host).or_default().put(report.streams);
         }
     }
 
     /// Returns one line per stream, by host and container name.
     pub fn lines(&self) -> Vec<Line> {
         let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut lines: Vec<Line> = hosts
-            .values()
-            .flat_map(|report| {
-                report
-                    .streams
-                    .iter()
-                    .map(|stream| Line::new(&report.host, stream))
-            })
-            .collect();
+        let of_host = |(name, host): (&String, &Host)| -> Vec<Line> {
+            let lines = host.streams().map(|stream| Line::new(name, stream));
+            lines.collect()
+        };
+        let mut lines: Vec<Line> = hosts.iter().flat_map(of_host).collect();
         lines.sort_by(|a, b| (&a.host, &a.container_name).cmp(&(&b.host, &b.container_name)));
         lines
     }
@@ -91,7 +122,20 @@ impl Line {
             dead_lettered: stream.dead_lettered_entries,
             buffered: stream.received_entries.saturating_sub(settled),
             buffered_bytes: stream.buffered_bytes,
+            ended: stream.ended,
         }
+    }
+
+    /// Returns each fate that an entry can have, and how many had it; together they are those
+    /// received.
+    pub fn fates(&self) -> [(&'static str, u64); 5] {
+        [
+            ("delivered", self.delivered),
+            ("filtered", self.filtered),
+            ("dropped", self.dropped.values().sum()),
+            ("dead_lettered", self.dead_lettered),
+            ("buffered", self.buffered),
+        ]
     }
 }
 
@@ -101,6 +145,7 @@ pub fn table(lines: &[Line]) -> String {
         [
             "HOST",
             "CONTAINER",
+            "STATE",
             "RECEIVED",
             "DELIVERED",
             "FILTERED",
@@ -114,6 +159,7 @@ pub fn table(lines: &[Line]) -> String {
         rows.push([
             line.host.clone(),
             line.container_name.trim_start_matches('/').to_owned(),
+            if line.ended { "over" } else { "open" }.to_owned(),
             line.received.to_string(),
             line.delivered.to_string(),
             line.filtered.to_string(),
@@ -123,7 +169,7 @@ pub fn table(lines: &[Line]) -> String {
         ]);
     }
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..8).map(width).collect();
+    let widths: Vec<usize> = (0..9).map(width).collect();
     let mut text = String::new();
     for row in &rows {
         let cells: Vec<String> = row
@@ -166,6 +212,7 @@ mod tests {
             dead_lettered_entries: 1,
             dropped_entries: [("journal_full".into(), 2), ("malformed".into(), 0)].into(),
             buffered_bytes: 300,
+            ended: false,
         };
         HostReport {
             host: host.into(),
@@ -185,9 +232,34 @@ mod tests {
         assert_eq!((lines[0].host.as_str(), lines[0].buffered), ("a", 3));
         assert_eq!(lines[1].buffered, 0);
         insta::assert_snapshot!(table(&lines), @r"
-        HOST  CONTAINER  RECEIVED  DELIVERED  FILTERED  DROPPED             DEAD  BUFFERED
-        a     web        12        5          1         2 (journal_full 2)  1     3
-        b     web        9         5          1         2 (journal_full 2)  1     0
+        HOST  CONTAINER  STATE  RECEIVED  DELIVERED  FILTERED  DROPPED             DEAD  BUFFERED
+        a     web        open   12        5          1         2 (journal_full 2)  1     3
+        b     web        open   9         5          1         2 (journal_full 2)  1     0
         ");
+        for line in lines {
+            let sum: u64 = line.fates().iter().map(|(_, entries)| entries).sum();
+            assert_eq!(sum, line.received);
+        }
+    }
+
+    #[test]
+    fn what_is_over_stays_until_there_is_no_room() {
+        let ledger = Ledger::default();
+        let over = |journal: usize| {
+            let mut report = report("a", 9);
+            report.streams[0].journal_id = journal.to_string();
+            report.streams[0].ended = true;
+            report
+        };
+        // Last numbers are repeated.
+        for journal in 0..=ENDED_MAX {
+            ledger.put(over(journal));
+            ledger.put(over(journal));
+        }
+        ledger.put(report("a", 12));
+        let lines = ledger.lines();
+        assert_eq!(lines.len(), ENDED_MAX + 1);
+        assert!(!lines.iter().any(|line| line.journal_id == "0"));
+        assert_eq!(lines.iter().filter(|line| !line.ended).count(), 1);
     }
 }

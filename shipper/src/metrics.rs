@@ -1,5 +1,5 @@
-//! Counters of the process, in Prometheus' terms. No metric names a secret; topics are labels,
-//! containers are not: their number has no bound.
+//! Counters of the process, in Prometheus' terms. No metric names a secret; topics and hosts are
+//! labels, containers are not: their number has no bound. `/api/ledger` has them.
 
 use std::sync::atomic::AtomicU64;
 
@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::cls::disposition::Disposition;
+use crate::ledger::Line;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Topic {
@@ -23,10 +24,17 @@ struct Request {
     outcome: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LedgerEntry {
+    host: String,
+    fate: &'static str,
+}
+
 /// All metrics.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    ledger_entries: Family<LedgerEntry, Gauge<u64, AtomicU64>>,
     requests: Family<Request, Counter>,
     delivered_logs: Family<Topic, Counter>,
     delivered_bytes: Family<Topic, Counter>,
@@ -93,8 +101,13 @@ impl Default for Metrics {
             "Window bytes granted beyond minima",
             Unit::Bytes
         );
+        let ledger_entries: Family<LedgerEntry, Gauge<u64, AtomicU64>> = metric!(
+            "ledger_entries",
+            "Entries of the streams in the ledger, by what became of them, as their hosts count"
+        );
         Self {
             registry,
+            ledger_entries,
             requests,
             delivered_logs,
             delivered_bytes,
@@ -141,6 +154,20 @@ impl Metrics {
         self.delivered_bytes
             .get_or_create(&topic)
             .inc_by(bytes as u64);
+    }
+
+    /// Shows what the hosts count, summed up per host.
+    pub fn show_ledger(&self, lines: &[Line]) {
+        self.ledger_entries.clear();
+        for line in lines {
+            for (fate, entries) in line.fates() {
+                let labels = LedgerEntry {
+                    host: line.host.clone(),
+                    fate,
+                };
+                self.ledger_entries.get_or_create(&labels).inc_by(entries);
+            }
+        }
     }
 
     /// Returns all metrics in Prometheus' text format.

@@ -1,5 +1,6 @@
 //! What the cases share: a world of their own, one case at a time, and the wait for all lines.
 
+use shipper::ledger::Line;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard, mpsc};
@@ -110,14 +111,45 @@ impl World {
         }
     }
 
+    /// Waits until the ledger accounts for every line of the scripts, none of which is longer than
+    /// Docker's pieces. Nothing of a container may be dropped, dead or waiting.
+    async fn check_ledger(&self, scripts: &[Script]) {
+        let began = Instant::now();
+        loop {
+            let lines = self.host.ledger().await.unwrap();
+            let missing = scripts
+                .iter()
+                .find(|script| !is_accounted_for(script, &lines));
+            let Some(script) = missing else { return };
+            assert!(
+                began.elapsed() < PATIENCE,
+                "the ledger does not account for the {} lines of {}:\n{}",
+                script.line_count,
+                script.name,
+                shipper::ledger::table(&lines)
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Waits for all lines, then ends the shipper so that nothing can follow, and reports.
     pub(crate) async fn settle(&mut self, scripts: &[Script]) -> Report {
         let expected = scripts.iter().map(|script| script.line_count).sum();
         self.wait_for(expected, |uploads| examine(scripts, uploads).lost == 0)
             .await;
+        self.check_ledger(scripts).await;
         self.host.stop_shipper().await.unwrap();
         examine(scripts, &self.uploads())
     }
+}
+
+fn is_accounted_for(script: &Script, lines: &[Line]) -> bool {
+    let own = lines
+        .iter()
+        .filter(|line| line.container_name.trim_start_matches('/') == script.name);
+    let delivered: u64 = own.clone().map(|line| line.delivered).sum();
+    let is_all_delivered = |line: &Line| line.received == line.delivered;
+    delivered == script.line_count && own.clone().all(is_all_delivered)
 }
 
 /// Threads that write scripts, one each; they hand back the pipes they wrote to. A thread whose pipe

@@ -9,6 +9,7 @@ use crate::dockerd::Dockerd;
 use crate::standin::config::{Config, Key};
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use serde::de::DeserializeOwned;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
@@ -450,6 +451,15 @@ impl Host {
             shipper.output()
         );
         Ok(usage)
+    }
+
+    /// Returns what the shipper's `/api/ledger` shows, one object per stream.
+    ///
+    /// # Errors
+    /// If it does not answer, or with something else than such a list.
+    pub async fn ledger<Line: DeserializeOwned>(&self) -> anyhow::Result<Vec<Line>> {
+        let lines = client::call(self.admin, "GET", "/api/ledger").await?;
+        Ok(serde_json::from_slice(&lines)?)
     }
 
     /// Returns what driver and shipper have written, for a failed case.
