@@ -24,9 +24,10 @@
 //! nothing. A start that writes nothing ships nothing and leaves nothing.
 
 use crate::counters::DropReason;
+use crate::disk::Disk;
 use crate::fifo::{self, Fifo, FifoError, PumpHandle, Signals};
 use crate::forward::Checker;
-use crate::journal::medium::{Disk, STATE_FILE_NAME, segment_start};
+use crate::journal::medium::{Folder, STATE_FILE_NAME, segment_start};
 use crate::journal::{self, Appender, Bounds, Budget, Journal, Recovered};
 use crate::kept::{self, Kept, Owner, kept_start};
 use crate::start::{Start, StartRequest, StreamOptions, new_journal_id};
@@ -38,7 +39,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -253,6 +254,7 @@ pub(crate) struct TableSettings {
 #[derive(Debug)]
 pub(crate) struct Table {
     settings: TableSettings,
+    disk: Arc<dyn Disk>,
     budget: Arc<Budget>,
     kept: Arc<Kept>,
     pump: PumpHandle,
@@ -285,6 +287,7 @@ impl Table {
     /// See [`TableError`].
     pub(crate) async fn open(
         settings: TableSettings,
+        disk: Arc<dyn Disk>,
         budget: Arc<Budget>,
         kept: Arc<Kept>,
         pump: PumpHandle,
@@ -295,6 +298,7 @@ impl Table {
         let lock_file = lock_state_dir(&folder).await?;
         Ok(Self {
             settings,
+            disk,
             budget,
             kept,
             pump,
@@ -452,7 +456,7 @@ impl Table {
         if keep_file && self.kept.is_enabled() {
             self.kept.keep_rest(owner);
         } else {
-            remove_folder(&owner.folder);
+            remove_folder(&*self.disk, &owner.folder);
         }
     }
 
@@ -524,14 +528,14 @@ impl Table {
     fn create(&self, start: Start) -> Result<Arc<Stream>, StartError> {
         let fifo = fifo::open(Path::new(&start.file))?;
         let folder = self.settings.state_dir.join(&start.open.journal_id);
-        record(&folder, &start.meta()).map_err(|source| StartError::Record {
+        record(&*self.disk, &folder, &start.meta()).map_err(|source| StartError::Record {
             folder: folder.clone(),
             source,
         })?;
         match self.journal(&folder, &start.container_id, &start.options) {
             Ok(recovered) => Ok(self.insert(start, Some(folder), recovered, Some(fifo))),
             Err(error) => {
-                remove_folder(&folder);
+                remove_folder(&*self.disk, &folder);
                 Err(error.into())
             }
         }
@@ -547,7 +551,7 @@ impl Table {
         };
         let Some(meta) = record else {
             // The process ended before it had answered the engine.
-            remove_folder(folder);
+            remove_folder(&*self.disk, folder);
             return Ok(false);
         };
         let start = Start::from_meta(meta, &self.settings)?;
@@ -622,11 +626,11 @@ impl Table {
             let bounds = Bounds::new(bytes_max.min(MEMORY_JOURNAL_BYTES_MAX));
             return Ok(journal::in_memory(bounds, &self.budget));
         }
-        let mut disk = Disk::new(folder.to_path_buf());
+        let mut medium = Folder::new(Arc::clone(&self.disk), folder.to_path_buf());
         if options.keep_file && self.kept.is_enabled() {
-            disk = disk.keeping(Arc::clone(&self.kept), owner(folder, container_id));
+            medium = medium.keeping(Arc::clone(&self.kept), owner(folder, container_id));
         }
-        journal::open(disk, Bounds::new(bytes_max), &self.budget)
+        journal::open(medium, Bounds::new(bytes_max), &self.budget)
     }
 
     /// Enters a stream into the table and has its FIFO read; without one it has ended.
@@ -715,47 +719,47 @@ fn read_record(path: &Path) -> Result<Option<Meta>, StartError> {
 }
 
 /// Says on disk that a stream is over: the next process has nothing to do for it.
-pub(crate) fn end_record(folder: &Path) -> std::io::Result<()> {
-    std::fs::rename(folder.join(META_FILE_NAME), folder.join(ENDED_FILE_NAME))
+pub(crate) fn end_record(disk: &dyn Disk, folder: &Path) -> Result<(), Errno> {
+    disk.rename(&folder.join(META_FILE_NAME), &folder.join(ENDED_FILE_NAME))
 }
 
 /// Puts a stream on record: when this returns, no crash and no loss of power forgets it.
-fn record(folder: &Path, meta: &Meta) -> std::io::Result<()> {
-    let made = make_record(folder, meta);
+fn record(disk: &dyn Disk, folder: &Path, meta: &Meta) -> std::io::Result<()> {
+    let made = make_record(disk, folder, meta);
     if made.is_err() {
-        remove_folder(folder);
+        remove_folder(disk, folder);
     }
     made
 }
 
-fn make_record(folder: &Path, meta: &Meta) -> std::io::Result<()> {
-    rustix::fs::mkdir(folder, FileMode::RWXU)?;
+fn make_record(disk: &dyn Disk, folder: &Path, meta: &Meta) -> std::io::Result<()> {
+    disk.mkdir(folder)?;
     let new_path = folder.join(META_NEW_FILE_NAME);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-    let file = rustix::fs::open(&new_path, flags, FileMode::RUSR | FileMode::WUSR)?;
-    let mut file = std::fs::File::from(file);
-    std::io::Write::write_all(&mut file, &serde_json::to_vec(meta)?)?;
-    file.sync_all()?;
-    std::fs::rename(&new_path, folder.join(META_FILE_NAME))?;
-    sync_folder(folder)?;
-    folder.parent().map_or(Ok(()), sync_folder)
-}
-
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = rustix::fs::open(folder, flags, FileMode::empty())?;
-    Ok(rustix::fs::fsync(folder)?)
+    let file = disk.open(&new_path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
+    let bytes = serde_json::to_vec(meta)?;
+    let mut written_bytes = 0;
+    while let Some(rest) = bytes.get(written_bytes..).filter(|rest| !rest.is_empty()) {
+        match disk.write_at(file.as_fd(), rest, written_bytes as u64)? {
+            0 => return Err(std::io::ErrorKind::WriteZero.into()),
+            written => written_bytes += written,
+        }
+    }
+    disk.sync(file.as_fd())?;
+    disk.rename(&new_path, &folder.join(META_FILE_NAME))?;
+    disk.sync_folder(folder)?;
+    let parent = folder.parent().map(|parent| disk.sync_folder(parent));
+    Ok(parent.transpose().map(|_| ())?)
 }
 
 /// Removes a stream's folder. The record goes last: a folder that is half removed is still a
 /// stream that has ended, of which nothing is left.
-pub(crate) fn remove_folder(folder: &Path) {
+pub(crate) fn remove_folder(disk: &dyn Disk, folder: &Path) {
     let removed = (|| {
         for entry in std::fs::read_dir(folder)? {
             let name = entry?.file_name();
             let is_segment = |name: &str| segment_start(name).or(kept_start(name)).is_some();
             if name.to_str().is_some_and(is_segment) {
-                std::fs::remove_file(folder.join(name))?;
+                disk.unlink(&folder.join(name))?;
             }
         }
         for name in [
@@ -764,12 +768,12 @@ pub(crate) fn remove_folder(folder: &Path) {
             ENDED_FILE_NAME,
             META_FILE_NAME,
         ] {
-            match std::fs::remove_file(folder.join(name)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+            match disk.unlink(&folder.join(name)) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
             }
         }
-        std::fs::remove_dir(folder)
+        Ok::<_, std::io::Error>(disk.rmdir(folder)?)
     })();
     if let Err(error) = removed
         && error.kind() != std::io::ErrorKind::NotFound
@@ -825,6 +829,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::RealDisk;
 
     #[test]
     fn a_record_is_found_again_and_removed_whole() {
@@ -838,7 +843,7 @@ mod tests {
             file: "/fifo".into(),
             info: RawValue::from_string(info.into()).unwrap(),
         };
-        record(&folder, &meta).unwrap();
+        record(&RealDisk, &folder, &meta).unwrap();
         let bytes = std::fs::read(folder.join(META_FILE_NAME)).unwrap();
         let found: Meta = serde_json::from_slice(&bytes).unwrap();
         assert_eq!((found.file, found.info.get()), (meta.file, info));
@@ -847,7 +852,7 @@ mod tests {
             .st_mode;
         assert_eq!(mode & 0o777, 0o600);
         std::fs::write(folder.join("00000000000000000000"), "x").unwrap();
-        remove_folder(&folder);
+        remove_folder(&RealDisk, &folder);
         assert_eq!(std::fs::read_dir(state_dir.path()).unwrap().count(), 0);
     }
 }

@@ -242,6 +242,9 @@ impl Pump {
     ///
     /// # Errors
     /// [`PumpError`] if the kernel gives no thread or file descriptor.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     pub(crate) fn start(signals: Arc<Signals>, block_max: Duration) -> Result<Self, PumpError> {
         let failed = |error: Errno| PumpError(error.into());
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
@@ -264,11 +267,14 @@ impl Pump {
             pace: PACE_MIN,
         };
         let (alive, ended) = oneshot::channel::<()>();
+        let runtime = tokio::runtime::Handle::current();
         let thread = std::thread::Builder::new()
             .name("pump".into())
             .stack_size(256 << 10)
             .spawn(move || {
                 let _alive = alive;
+                // One clock for the pump and the rest of the process.
+                let _clock = runtime.enter();
                 worker.run();
             })
             .map_err(PumpError)?;

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use proto::frame::{self, Decoded, EntryView};
@@ -17,7 +18,8 @@ use proto::limits::FRAME_BYTES_MAX;
 use serde::Deserialize;
 
 use crate::containers::{ENDED_FILE_NAME, META_FILE_NAME, Meta, is_journal_id};
-use crate::journal::medium::segment_start;
+use crate::disk::RealDisk;
+use crate::journal::medium::{Folder, segment_start};
 use crate::journal::{OpenError, Saved, read_state};
 use crate::kept::kept_start;
 
@@ -162,7 +164,8 @@ fn journal(folder: &Path) -> Result<Option<Journal>, InspectError> {
         }
     }
     files.sort_by_key(|file| file.start);
-    let saved = read_state(folder)?.map(|(_, saved)| saved);
+    let saved =
+        read_state(&Folder::new(Arc::new(RealDisk), folder.to_path_buf()))?.map(|(_, saved)| saved);
     Ok(Some(Journal {
         id: meta.journal_id,
         container,

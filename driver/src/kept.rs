@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use rustix::io::Errno;
 
 use crate::containers::{end_record, remove_folder};
+use crate::disk::Disk;
 use crate::journal::medium::{segment_file_name, segment_start};
 
 /// What a file counts at least: many short-lived containers must not use up the disk's inodes.
@@ -25,6 +26,7 @@ const SUFFIX: &str = ".acked";
 /// All kept segments of the host.
 #[derive(Debug)]
 pub(crate) struct Kept {
+    disk: Arc<dyn Disk>,
     container_bytes_max: u64,
     total_bytes_max: u64,
     inner: Mutex<Inner>,
@@ -67,8 +69,9 @@ pub(crate) struct Found {
 
 impl Kept {
     /// Returns an empty list with its bounds.
-    pub(crate) fn new(container_bytes_max: u64, total_bytes_max: u64) -> Self {
+    pub(crate) fn new(disk: Arc<dyn Disk>, container_bytes_max: u64, total_bytes_max: u64) -> Self {
         Self {
+            disk,
             container_bytes_max,
             total_bytes_max,
             inner: Mutex::default(),
@@ -86,7 +89,7 @@ impl Kept {
     /// The disk's.
     pub(crate) fn keep(&self, owner: &Owner, start: u64, bytes: u64) -> Result<(), Errno> {
         let from = owner.folder.join(segment_file_name(start));
-        rustix::fs::rename(from, kept_path(&owner.folder, start))?;
+        self.disk.rename(&from, &kept_path(&owner.folder, start))?;
         self.push(owner.clone(), start, bytes);
         Ok(())
     }
@@ -111,8 +114,8 @@ impl Kept {
             is_kept
         };
         if !is_kept {
-            remove_folder(&owner.folder);
-        } else if let Err(error) = end_record(&owner.folder) {
+            remove_folder(&*self.disk, &owner.folder);
+        } else if let Err(error) = end_record(&*self.disk, &owner.folder) {
             // It says so already, or its last segment was pushed out meanwhile.
             tracing::debug!(%error, folder = %owner.folder.display(), "could not mark a stream as over");
         }
@@ -134,7 +137,7 @@ impl Kept {
             inner.charged_bytes = 0;
             inner.gone(files)
         };
-        gone.remove();
+        gone.remove(&*self.disk);
     }
 
     fn push(&self, owner: Owner, start: u64, bytes: u64) {
@@ -155,7 +158,7 @@ impl Kept {
             );
             inner.gone(files)
         };
-        gone.remove();
+        gone.remove(&*self.disk);
     }
 }
 
@@ -210,15 +213,15 @@ struct Gone {
 }
 
 impl Gone {
-    fn remove(self) {
+    fn remove(self, disk: &dyn Disk) {
         for file in self.files {
             let path = kept_path(&file.owner.folder, file.start);
-            if let Err(error) = std::fs::remove_file(&path) {
+            if let Err(error) = disk.unlink(&path) {
                 tracing::warn!(%error, path = %path.display(), "could not remove a kept segment");
             }
         }
         for folder in self.folders {
-            remove_folder(&folder);
+            remove_folder(disk, &folder);
         }
     }
 }
@@ -271,6 +274,7 @@ fn lock(mutex: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::RealDisk;
 
     const KIB: u64 = 1 << 10;
 
@@ -283,7 +287,7 @@ mod tests {
         fn new(container_kib: u64, total_kib: u64) -> Self {
             Self {
                 state_dir: tempfile::tempdir().unwrap(),
-                kept: Kept::new(container_kib * KIB, total_kib * KIB),
+                kept: Kept::new(Arc::new(RealDisk), container_kib * KIB, total_kib * KIB),
             }
         }
 
@@ -375,7 +379,7 @@ mod tests {
             .open(kept_path(&old.folder, 0))
             .unwrap();
         file.set_times(past).unwrap();
-        world.kept = Kept::new(1_000 * KIB, 128 * KIB);
+        world.kept = Kept::new(Arc::new(RealDisk), 1_000 * KIB, 128 * KIB);
         // The order of the folder's listing does not matter.
         let found = [find(&new), find(&old)].into_iter().flatten();
         world.kept.adopt(found.collect());

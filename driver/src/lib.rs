@@ -14,6 +14,7 @@
 mod config;
 mod containers;
 mod counters;
+mod disk;
 mod fifo;
 mod forward;
 mod gather;
@@ -27,6 +28,7 @@ mod start;
 
 pub use config::{Config, ConfigError, Endpoint, RawConfig, SETTINGS, Setting};
 pub use containers::TableError;
+pub use disk::{Disk, RealDisk};
 pub use fifo::PumpError;
 pub use plugin_api::BindError;
 
@@ -62,7 +64,7 @@ pub enum RunError {
     PartEnded(&'static str),
 }
 
-/// Runs the driver until `shutdown` resolves, then reads every FIFO empty, waits a moment for
+/// Runs the driver, with its state on `disk`, until `shutdown` resolves, then reads every FIFO empty, waits a moment for
 /// acknowledgements, syncs the journals, and returns.
 ///
 /// # Errors
@@ -70,7 +72,11 @@ pub enum RunError {
 ///
 /// # Cancel safety
 /// Dropping it is like SIGKILL, but for the pump, which reads the FIFOs once more and ends.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+pub async fn run(
+    config: Config,
+    disk: Arc<dyn Disk>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
     // First of all: the engine disables a plugin that does not listen.
     let listener = plugin_api::bind(&config.plugin_socket)?;
     let socket = config.plugin_socket.clone();
@@ -78,6 +84,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let mut pump = Pump::start(Arc::clone(&signals), config.journal_block_max)?;
     let budget = Arc::new(Budget::new(config.journal_total_bytes_max));
     let kept = Arc::new(Kept::new(
+        Arc::clone(&disk),
         config.keep_bytes_max,
         config.keep_total_bytes_max,
     ));
@@ -89,6 +96,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     };
     let opening = Table::open(
         settings,
+        disk,
         Arc::clone(&budget),
         Arc::clone(&kept),
         pump.handle(),

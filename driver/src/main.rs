@@ -6,10 +6,11 @@
 use anyhow::Context as _;
 use clap::Parser as _;
 use driver::inspect::{self, inspect};
-use driver::{Config, RawConfig};
+use driver::{Config, RawConfig, RealDisk};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Exit code for bad settings (`EX_USAGE`).
@@ -86,7 +87,7 @@ fn start(config: Config) -> anyhow::Result<()> {
                 _ = interrupt.recv() => {}
             }
         };
-        driver::run(config, shutdown).await?;
+        driver::run(config, Arc::new(RealDisk), shutdown).await?;
         Ok(())
     })
 }

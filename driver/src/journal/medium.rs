@@ -1,21 +1,18 @@
 //! Where a journal's bytes live: a folder on disk, or anonymous memory for `no-file=true`.
-//!
-//! Every system call of a journal goes through [`Medium`], so that tests put a faulty disk in its
-//! place. A call moves a chunk or a segment, never a line: the indirection costs nothing.
 
+use crate::disk::{Disk, RealDisk};
 use crate::kept::{Kept, Owner};
-use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::fs::{MemfdFlags, OFlags};
 use rustix::io::Errno;
-use rustix::pipe::SpliceFlags;
 use std::fmt::Debug;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 /// Name of the state file in a journal's folder.
 pub(crate) const STATE_FILE_NAME: &str = "state";
 
-/// The system calls of a journal.
+/// What a journal asks of the place that holds it.
 pub(crate) trait Medium: Debug + Send + Sync {
     /// Creates the empty segment that starts at a journal offset, open for reading and writing.
     fn create(&self, start: u64) -> Result<OwnedFd, Errno>;
@@ -38,29 +35,19 @@ pub(crate) trait Medium: Debug + Send + Sync {
     fn is_memory(&self) -> bool;
 
     /// Waits until a segment's bytes are on stable storage.
-    fn sync(&self, segment: BorrowedFd<'_>) -> Result<(), Errno> {
-        rustix::fs::fdatasync(segment)
-    }
+    fn sync(&self, segment: BorrowedFd<'_>) -> Result<(), Errno>;
 
-    /// Moves at most `bytes_max` bytes from a FIFO to position `at` of a segment. A byte leaves
-    /// the FIFO only when it is in the segment. Returns 0 when the FIFO is empty and has no
-    /// writer, [`Errno::AGAIN`] when it is empty and has one.
+    /// Moves bytes from a FIFO to position `at` of a segment; see [`Disk::splice`].
     fn splice(
         &self,
         fifo: BorrowedFd<'_>,
         segment: BorrowedFd<'_>,
         at: u64,
         bytes_max: usize,
-    ) -> Result<usize, Errno> {
-        let mut position = at;
-        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-        rustix::pipe::splice(fifo, None, segment, Some(&mut position), bytes_max, flags)
-    }
+    ) -> Result<usize, Errno>;
 
     /// Reads bytes at position `at` of a segment; fewer than asked for only at its end.
-    fn read_at(&self, segment: BorrowedFd<'_>, at: u64, into: &mut [u8]) -> Result<usize, Errno> {
-        rustix::io::retry_on_intr(|| rustix::io::pread(segment, &mut *into, at))
-    }
+    fn read_at(&self, segment: BorrowedFd<'_>, at: u64, into: &mut [u8]) -> Result<usize, Errno>;
 }
 
 /// Returns the file name of the segment that starts at an offset.
@@ -76,18 +63,20 @@ pub(crate) fn segment_start(file_name: &str) -> Option<u64> {
 
 /// Segments and state file in a folder.
 #[derive(Debug)]
-pub(crate) struct Disk {
-    folder: PathBuf,
+pub(crate) struct Folder {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
     state: OnceLock<OwnedFd>,
     /// Where acknowledged segments go, and whose they are; nowhere with `keep-file=false`.
     kept: Option<(Arc<Kept>, Owner)>,
 }
 
-impl Disk {
+impl Folder {
     /// Returns the medium of a folder that exists.
-    pub(crate) fn new(folder: PathBuf) -> Self {
+    pub(crate) fn new(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
         Self {
-            folder,
+            disk,
+            path,
             state: OnceLock::new(),
             kept: None,
         }
@@ -102,33 +91,37 @@ impl Disk {
     }
 
     /// Returns the folder.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the disk that it is on.
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.disk
     }
 
     /// Opens the state file at its first use: a container that writes nothing never has one.
     fn state(&self) -> Result<&OwnedFd, Errno> {
         if self.state.get().is_none() {
-            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-            let path = self.folder.join(STATE_FILE_NAME);
-            let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
+            let path = self.path.join(STATE_FILE_NAME);
+            let file = self.disk.open(&path, OFlags::RDWR | OFlags::CREATE)?;
             return Ok(self.state.get_or_init(|| file));
         }
         self.state.get().ok_or(Errno::BADF)
     }
 }
 
-impl Medium for Disk {
+impl Medium for Folder {
     fn create(&self, start: u64) -> Result<OwnedFd, Errno> {
         // No O_APPEND: such a file can't be spliced to. O_TRUNC: what an earlier try left behind
         // was never counted as part of the journal.
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-        let path = self.folder.join(segment_file_name(start));
-        rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC;
+        self.disk
+            .open(&self.path.join(segment_file_name(start)), flags)
     }
 
     fn remove(&self, start: u64) -> Result<(), Errno> {
-        rustix::fs::unlink(self.folder.join(segment_file_name(start)))
+        self.disk.unlink(&self.path.join(segment_file_name(start)))
     }
 
     fn release(&self, start: u64, bytes: u64) -> Result<(), Errno> {
@@ -139,8 +132,7 @@ impl Medium for Disk {
     }
 
     fn save_state(&self, slot: &[u8], at: u64) -> Result<(), Errno> {
-        let state = self.state()?;
-        match rustix::io::retry_on_intr(|| rustix::io::pwrite(state, slot, at))? {
+        match self.disk.write_at(self.state()?.as_fd(), slot, at)? {
             written if written == slot.len() => Ok(()),
             _ => Err(Errno::NOSPC),
         }
@@ -148,14 +140,31 @@ impl Medium for Disk {
 
     fn sync_folder(&self) -> Result<(), Errno> {
         if let Some(state) = self.state.get() {
-            rustix::fs::fdatasync(state)?;
+            self.disk.sync(state.as_fd())?;
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::fsync(rustix::fs::open(&self.folder, flags, Mode::empty())?)
+        self.disk.sync_folder(&self.path)
     }
 
     fn is_memory(&self) -> bool {
         false
+    }
+
+    fn sync(&self, segment: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.disk.sync(segment)
+    }
+
+    fn splice(
+        &self,
+        fifo: BorrowedFd<'_>,
+        segment: BorrowedFd<'_>,
+        at: u64,
+        bytes_max: usize,
+    ) -> Result<usize, Errno> {
+        self.disk.splice(fifo, segment, at, bytes_max)
+    }
+
+    fn read_at(&self, segment: BorrowedFd<'_>, at: u64, into: &mut [u8]) -> Result<usize, Errno> {
+        self.disk.read_at(segment, into, at)
     }
 }
 
@@ -186,6 +195,20 @@ impl Medium for Memory {
 
     fn sync(&self, _segment: BorrowedFd<'_>) -> Result<(), Errno> {
         Ok(())
+    }
+
+    fn splice(
+        &self,
+        fifo: BorrowedFd<'_>,
+        segment: BorrowedFd<'_>,
+        at: u64,
+        bytes_max: usize,
+    ) -> Result<usize, Errno> {
+        RealDisk.splice(fifo, segment, at, bytes_max)
+    }
+
+    fn read_at(&self, segment: BorrowedFd<'_>, at: u64, into: &mut [u8]) -> Result<usize, Errno> {
+        RealDisk.read_at(segment, into, at)
     }
 }
 

@@ -15,16 +15,16 @@
 //!
 //! An error of the disk is no damage: a folder that can't be read is left as it is.
 
-use super::medium::{Disk, Medium, Memory, STATE_FILE_NAME, segment_file_name, segment_start};
+use super::medium::{Folder, Medium, Memory, STATE_FILE_NAME, segment_file_name, segment_start};
 use super::state::{self, Hole, Saved};
 use super::{Appender, Bounds, Budget, Journal, Reader, Segment, SyncMarks};
 use crate::counters::DropReason;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
@@ -67,14 +67,14 @@ pub(crate) struct Recovered {
 /// # Errors
 /// [`OpenError`]; nothing was changed.
 pub(crate) fn open(
-    disk: Disk,
+    medium: Folder,
     bounds: Bounds,
     budget: &Arc<Budget>,
 ) -> Result<Recovered, OpenError> {
-    let folder = disk.folder().to_path_buf();
-    let mut files = list_segments(&folder)?;
+    let folder = medium.path().to_path_buf();
+    let mut files = list_segments(&medium)?;
     files.sort_unstable_by_key(|file| file.range.start);
-    let (sequence, saved) = read_state(&folder)?.unwrap_or_default();
+    let (sequence, saved) = read_state(&medium)?.unwrap_or_default();
     let ranges: Vec<_> = files.iter().map(|file| file.range.clone()).collect();
     let plan = plan(&saved, &ranges);
     let mut segments = VecDeque::new();
@@ -88,7 +88,7 @@ pub(crate) fn open(
                 is_fallback: false,
             })),
             None => {
-                if let Err(error) = disk.remove(file.range.start) {
+                if let Err(error) = medium.remove(file.range.start) {
                     tracing::warn!(
                         %error,
                         folder = %folder.display(),
@@ -101,7 +101,7 @@ pub(crate) fn open(
     let gap_count = plan.gap_count;
     let reader = plan.into_reader(sequence, saved);
     Ok(assemble(
-        Box::new(disk),
+        Box::new(medium),
         bounds,
         budget,
         segments,
@@ -170,7 +170,8 @@ struct FoundFile {
     file: OwnedFd,
 }
 
-fn list_segments(folder: &Path) -> Result<Vec<FoundFile>, OpenError> {
+fn list_segments(medium: &Folder) -> Result<Vec<FoundFile>, OpenError> {
+    let folder = medium.path();
     let list_error = |source| OpenError::List {
         folder: folder.to_path_buf(),
         source,
@@ -186,8 +187,10 @@ fn list_segments(folder: &Path) -> Result<Vec<FoundFile>, OpenError> {
             path: path.clone(),
             source,
         };
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        let file = rustix::fs::open(&path, flags, Mode::empty()).map_err(read_error)?;
+        let file = medium
+            .disk()
+            .open(&path, OFlags::RDWR)
+            .map_err(read_error)?;
         let stat = rustix::fs::fstat(&file).map_err(read_error)?;
         let bytes = u64::try_from(stat.st_size).unwrap_or(0);
         let range = start..start.saturating_add(bytes);
@@ -197,13 +200,13 @@ fn list_segments(folder: &Path) -> Result<Vec<FoundFile>, OpenError> {
 }
 
 /// Reads the state of a journal's folder, and the number of its save; `None` if no slot is good.
-pub(crate) fn read_state(folder: &Path) -> Result<Option<(u64, Saved)>, OpenError> {
-    let path = folder.join(STATE_FILE_NAME);
+pub(crate) fn read_state(medium: &Folder) -> Result<Option<(u64, Saved)>, OpenError> {
+    let path = medium.path().join(STATE_FILE_NAME);
     let read_error = |source| OpenError::Read {
         path: path.clone(),
         source,
     };
-    let file = match rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+    let file = match medium.disk().open(&path, OFlags::RDONLY) {
         Ok(file) => file,
         Err(Errno::NOENT) => return Ok(None),
         Err(error) => return Err(read_error(error)),
@@ -211,7 +214,9 @@ pub(crate) fn read_state(folder: &Path) -> Result<Option<(u64, Saved)>, OpenErro
     let mut best: Option<(u64, Saved)> = None;
     for at in [0, state::SLOT_STRIDE_BYTES] {
         let mut slot = [0; state::SLOT_BYTES_MAX];
-        let bytes = rustix::io::retry_on_intr(|| rustix::io::pread(&file, &mut slot[..], at))
+        let bytes = medium
+            .disk()
+            .read_at(file.as_fd(), &mut slot, at)
             .map_err(read_error)?;
         let decoded = state::decode(slot.get(..bytes).unwrap_or_default());
         if let Some((sequence, saved)) = decoded

@@ -5,11 +5,13 @@
     reason = "a panic fails a test"
 )]
 
-use super::medium::{Disk, segment_file_name};
+use super::medium::{Folder, segment_file_name};
 use super::recovery::{empty, in_memory, open};
 use super::*;
+use crate::disk::{Disk, RealDisk};
 use proptest::prelude::*;
 use proto::relay::LogEntry;
+use rustix::fs::OFlags;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use tokio::time::Instant;
@@ -144,7 +146,7 @@ impl World {
 
 fn reopened(folder: &Path, bytes_max: u64, budget: &Arc<Budget>) -> Recovered {
     open(
-        Disk::new(folder.to_path_buf()),
+        Folder::new(Arc::new(RealDisk), folder.to_path_buf()),
         Bounds::new(bytes_max),
         budget,
     )
@@ -460,10 +462,7 @@ fn a_segment_cut_behind_the_reader_s_back_is_given_up_and_the_rest_is_sent() {
 
 /// A disk that fails as it is told.
 #[derive(Debug)]
-struct FaultyDisk {
-    disk: Disk,
-    faults: Arc<Mutex<Faults>>,
-}
+struct FaultyDisk(Arc<Mutex<Faults>>);
 
 #[derive(Debug, Default)]
 struct Faults {
@@ -475,60 +474,48 @@ struct Faults {
 
 impl FaultyDisk {
     fn fail(&self, fault: impl Fn(&Faults) -> Option<Errno>) -> Result<(), Errno> {
-        fault(&lock(&self.faults)).map_or(Ok(()), Err)
+        fault(&lock(&self.0)).map_or(Ok(()), Err)
     }
 }
 
-impl Medium for FaultyDisk {
-    fn create(&self, start: u64) -> Result<OwnedFd, Errno> {
-        self.fail(|faults| faults.create)?;
-        self.disk.create(start)
+impl Disk for FaultyDisk {
+    fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+        if flags.contains(OFlags::TRUNC) {
+            self.fail(|faults| faults.create)?;
+        }
+        RealDisk.open(path, flags)
     }
 
-    fn remove(&self, start: u64) -> Result<(), Errno> {
-        self.disk.remove(start)
-    }
-
-    fn save_state(&self, slot: &[u8], at: u64) -> Result<(), Errno> {
+    fn write_at(&self, file: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Result<usize, Errno> {
         self.fail(|faults| faults.save)?;
-        self.disk.save_state(slot, at)
+        RealDisk.write_at(file, bytes, at)
     }
 
-    fn sync_folder(&self) -> Result<(), Errno> {
-        self.disk.sync_folder()
-    }
-
-    fn is_memory(&self) -> bool {
-        false
+    fn read_at(&self, file: BorrowedFd<'_>, into: &mut [u8], at: u64) -> Result<usize, Errno> {
+        self.fail(|faults| faults.read)?;
+        RealDisk.read_at(file, into, at)
     }
 
     fn splice(
         &self,
         fifo: BorrowedFd<'_>,
-        segment: BorrowedFd<'_>,
+        file: BorrowedFd<'_>,
         at: u64,
         bytes_max: usize,
     ) -> Result<usize, Errno> {
         // Memory is no disk.
-        if rustix::fs::fcntl_get_seals(segment).is_err() {
+        if rustix::fs::fcntl_get_seals(file).is_err() {
             self.fail(|faults| faults.splice)?;
         }
-        self.disk.splice(fifo, segment, at, bytes_max)
-    }
-
-    fn read_at(&self, segment: BorrowedFd<'_>, at: u64, into: &mut [u8]) -> Result<usize, Errno> {
-        self.fail(|faults| faults.read)?;
-        self.disk.read_at(segment, at, into)
+        RealDisk.splice(fifo, file, at, bytes_max)
     }
 }
 
 fn faulty_world(bytes_max: u64) -> (World, Arc<Mutex<Faults>>) {
     let mut world = World::new(bytes_max);
     let faults = Arc::new(Mutex::new(Faults::default()));
-    let medium = FaultyDisk {
-        disk: Disk::new(world.folder.path().to_path_buf()),
-        faults: Arc::clone(&faults),
-    };
+    let disk = Arc::new(FaultyDisk(Arc::clone(&faults)));
+    let medium = Folder::new(disk, world.folder.path().to_path_buf());
     let recovered = empty(Box::new(medium), Bounds::new(bytes_max), &world.budget);
     world.journal = recovered.journal;
     world.appender = recovered.appender;

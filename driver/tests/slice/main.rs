@@ -82,9 +82,13 @@ impl Host {
         let (stop, stopping) = oneshot::channel::<()>();
         let config = self.config();
         #[allow(clippy::disallowed_methods, reason = "Driver owns it")]
-        let running = tokio::spawn(driver::run(config, async {
-            stopping.await.ok();
-        }));
+        let running = tokio::spawn(driver::run(
+            config,
+            std::sync::Arc::new(driver::RealDisk),
+            async {
+                stopping.await.ok();
+            },
+        ));
         Driver { stop, running }
     }
 
