@@ -149,8 +149,8 @@ pub(crate) struct Journal {
     fallback_bytes: AtomicU64,
     /// Nothing could be dropped to make room on the host: the host's bounds wait for this journal.
     has_overdraft: AtomicBool,
-    /// The disk took no bytes at the last append, whatever the bounds say.
-    is_refused: AtomicBool,
+    /// The disk had no room for the last bytes.
+    is_disk_full: AtomicBool,
     /// A segment was created since the folder was synced.
     is_folder_dirty: AtomicBool,
     segments: Mutex<VecDeque<Arc<Segment>>>,
@@ -179,6 +179,15 @@ impl Segment {
 struct SyncMarks {
     synced: u64,
     tail_seen: u64,
+}
+
+/// Why a journal takes no more bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shortage {
+    /// It has reached a bound of its own.
+    Own,
+    /// All journals of the host, or the disk, have no room.
+    Host,
 }
 
 /// What the gatherer may send next.
@@ -290,15 +299,16 @@ impl Journal {
         self.held_bytes.load(Ordering::Relaxed)
     }
 
-    /// Returns whether the journal has reached its own bound, whatever the host's say.
-    pub(crate) fn is_over_own_bound(&self) -> bool {
-        self.held_bytes() >= self.bounds.bytes_max
-    }
-
-    /// Returns whether the journal can take no bytes before something is dropped. Who finds that a
-    /// journal is full and who drops are two threads: meanwhile there may be room.
-    pub(crate) fn needs_room(&self) -> bool {
-        self.room_bytes() == 0 || self.is_refused.load(Ordering::Relaxed)
+    /// Returns what must give way for the journal to take more bytes, if anything must: who asks
+    /// comes later than who was refused, and an acknowledgement may have made room meanwhile.
+    pub(crate) fn shortage(&self) -> Option<Shortage> {
+        if self.held_bytes() >= self.bounds.bytes_max || self.is_memory_spent() {
+            Some(Shortage::Own)
+        } else if self.room_bytes() == 0 || self.is_disk_full.load(Ordering::Relaxed) {
+            Some(Shortage::Host)
+        } else {
+            None
+        }
     }
 
     /// Lets the journal grow to its own bound although the host has reached its: nothing else can

@@ -5,7 +5,7 @@
 
 use crate::containers::{Stream, Table};
 use crate::fifo::Signals;
-use crate::journal::Budget;
+use crate::journal::{Budget, Shortage};
 use crate::kept::Kept;
 use crate::logging::Throttle;
 use std::path::PathBuf;
@@ -69,29 +69,32 @@ impl Keeper {
 
     /// Drops the oldest entries for every journal that needs room; returns the bytes freed.
     fn make_room(&self) -> u64 {
-        let mut freed_bytes = 0_u64;
-        for stream in self.signals.take_starved() {
-            // The pump asks until it sees room, and so once more while room is made: dropping then
-            // would cost lines, and of another container.
-            if !stream.journal().needs_room() {
-                continue;
-            }
-            let mut freed = 0;
-            if !stream.journal().is_over_own_bound() {
-                // The host's bound, or the disk, is full: the largest journal pays.
+        let starved = self.signals.take_starved();
+        starved
+            .iter()
+            .map(|stream| self.make_room_for(stream))
+            .fold(0, u64::saturating_add)
+    }
+
+    fn make_room_for(&self, stream: &Stream) -> u64 {
+        let mut freed_bytes = match stream.journal().shortage() {
+            // Room was made by an acknowledgement since the pump found none.
+            None => return 0,
+            Some(Shortage::Own) => 0,
+            // The largest journal pays.
+            Some(Shortage::Host) => {
                 let streams = self.table.streams();
                 let largest = streams
                     .iter()
                     .max_by_key(|other| other.journal().held_bytes());
-                freed = largest.map_or(0, |largest| drop_oldest(largest));
+                largest.map_or(0, |largest| drop_oldest(largest))
             }
-            if freed == 0 {
-                freed = drop_oldest(&stream);
-            }
-            if freed == 0 {
-                stream.journal().grant_overdraft();
-            }
-            freed_bytes = freed_bytes.saturating_add(freed);
+        };
+        if freed_bytes == 0 {
+            freed_bytes = drop_oldest(stream);
+        }
+        if freed_bytes == 0 {
+            stream.journal().grant_overdraft();
         }
         freed_bytes
     }

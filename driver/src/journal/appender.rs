@@ -67,7 +67,7 @@ impl Appender {
             Some(segment) => segment,
             None => match self.next_segment(journal, tail, now)? {
                 Some(segment) => segment,
-                None => return Ok(journal.refuse()),
+                None => return Ok(Appended::Full),
             },
         };
         if segment.is_fallback {
@@ -90,11 +90,11 @@ impl Appender {
                 }
             }
             Err(Errno::AGAIN | Errno::INTR) => Ok(Appended::Empty),
-            Err(Errno::NOSPC | Errno::DQUOT) => Ok(journal.refuse()),
-            Err(error) if segment.is_fallback || journal.medium.is_memory() => {
-                journal.refuse();
-                Err(error)
+            Err(Errno::NOSPC | Errno::DQUOT) => {
+                journal.is_disk_full.store(true, Ordering::Relaxed);
+                Ok(Appended::Full)
             }
+            Err(error) if segment.is_fallback || journal.medium.is_memory() => Err(error),
             Err(error) => {
                 say_fallen_back(error);
                 self.must_fall_back = true;
@@ -137,7 +137,10 @@ impl Appender {
         if !std::mem::take(&mut self.must_fall_back) {
             match journal.medium.create(tail) {
                 Ok(file) => on_disk = Some(file),
-                Err(Errno::NOSPC | Errno::DQUOT) => return Ok(None),
+                Err(Errno::NOSPC | Errno::DQUOT) => {
+                    journal.is_disk_full.store(true, Ordering::Relaxed);
+                    return Ok(None);
+                }
                 Err(error) => say_fallen_back(error),
             }
         }
@@ -145,9 +148,7 @@ impl Appender {
         let file = match on_disk {
             Some(file) => file,
             None if journal.fallback_room_bytes() == 0 => return Ok(None),
-            None => Memory.create(tail).inspect_err(|_| {
-                journal.refuse();
-            })?,
+            None => Memory.create(tail)?,
         };
         let segment = Arc::new(Segment {
             start: tail,
@@ -163,14 +164,13 @@ impl Appender {
 }
 
 impl Journal {
-    /// Notes that it is not a bound that has no room, but what the bytes would be kept in.
-    fn refuse(&self) -> Appended {
-        self.is_refused.store(true, Ordering::Relaxed);
-        Appended::Full
-    }
-
     fn fallback_room_bytes(&self) -> u64 {
         FALLBACK_BYTES_MAX.saturating_sub(self.fallback_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Returns whether the bytes wait in memory, because the disk refuses them, and fill their share.
+    pub(super) fn is_memory_spent(&self) -> bool {
+        self.fallback_room_bytes() == 0
     }
 
     fn push_segment(&self, segment: &Arc<Segment>) {
@@ -192,9 +192,10 @@ impl Journal {
         self.tail.store(end, Ordering::Release);
         self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.budget.add(bytes);
-        self.is_refused.store(false, Ordering::Relaxed);
         if segment.is_fallback {
             self.fallback_bytes.fetch_add(bytes, Ordering::Relaxed);
+        } else {
+            self.is_disk_full.store(false, Ordering::Relaxed);
         }
     }
 }

@@ -151,7 +151,7 @@ fn assemble(
         held_bytes: AtomicU64::new(held_bytes),
         fallback_bytes: AtomicU64::new(0),
         has_overdraft: AtomicBool::new(false),
-        is_refused: AtomicBool::new(false),
+        is_disk_full: AtomicBool::new(false),
         is_folder_dirty: AtomicBool::new(false),
         segments: Mutex::new(segments),
         reader: Mutex::new(reader),

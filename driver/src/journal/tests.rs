@@ -379,6 +379,38 @@ fn the_host_budget_leaves_a_quiet_container_two_segments() {
     assert!(busy.journal.room_bytes() > 0);
 }
 
+/// A journal that was full when the pump asked for room may not be so when the keeper looks: then
+/// nobody has to pay, least of all another container.
+#[test]
+fn an_acknowledgement_ends_a_shortage() {
+    let mut world = World::new(JOURNAL_BYTES_MIN);
+    assert_eq!(world.journal.shortage(), None);
+    while world.write_frame(10_000) == Appended::Empty {}
+    assert_eq!(world.journal.shortage(), Some(Shortage::Own));
+    world.drain();
+    assert_eq!(world.journal.shortage(), None);
+}
+
+#[test]
+fn a_shortage_of_the_host_is_told_from_one_s_own() {
+    let mut world = World::new(8 << 20);
+    world.budget = Arc::new(Budget::new(3 << 20));
+    world.reopen();
+    while world.write_frame(10_000) == Appended::Empty {}
+    assert_eq!(world.journal.shortage(), Some(Shortage::Host));
+    let (mut world, faults) = faulty_world(8 << 20);
+    for fault in [Errno::NOSPC, Errno::IO] {
+        lock(&faults).splice = Some(fault);
+        let expected = match fault {
+            Errno::NOSPC => Shortage::Host,
+            // The bytes go to memory, and fill their share of it.
+            _ => Shortage::Own,
+        };
+        while world.write_frame(10_000) == Appended::Empty {}
+        assert_eq!(world.journal.shortage(), Some(expected), "{fault}");
+    }
+}
+
 #[test]
 fn a_journal_in_memory_works_alike() {
     let budget = Arc::new(Budget::new(u64::MAX));
