@@ -299,8 +299,6 @@ impl Forwarder {
         gatherer: Gatherer,
     ) -> (Gatherer, SessionEnd, bool) {
         let (requests, outbound) = mpsc::channel(1);
-        let (reports, reported) = mpsc::channel(1);
-        let mut reporting = client.clone();
         let mut shipping = client.clone();
         let mut session = Session {
             pass: Pass::start(gatherer, |gatherer| {
@@ -310,10 +308,7 @@ impl Forwarder {
             call: Call::Begun(Box::pin(async move {
                 shipping.ship(ReceiverStream::new(outbound)).await
             })),
-            reporting: Some(Box::pin(async move {
-                reporting.report(ReceiverStream::new(reported)).await
-            })),
-            reports,
+            reports: Reports::begin(client.clone()),
             responses: Vec::new(),
             outbox: None,
             gather_at: Some(Instant::now()),
@@ -424,14 +419,56 @@ impl Pass {
     }
 }
 
+/// The `Report` call. It is begun again when it has ended: a connection that breaks ends it, while a
+/// `Ship` call that has not begun goes to the next connection and lives on.
+struct Reports {
+    client: Client,
+    /// `None` when it has ended.
+    call: Option<Reporting>,
+    sender: mpsc::Sender<HostReport>,
+}
+
 type Reporting = Pin<Box<dyn Future<Output = Result<Response<ReportAck>, Status>> + Send>>;
+
+impl Reports {
+    fn begin(client: Client) -> Self {
+        let (sender, reports) = mpsc::channel(1);
+        let mut calling = client.clone();
+        let call: Reporting =
+            Box::pin(async move { calling.report(ReceiverStream::new(reports)).await });
+        Self {
+            client,
+            call: Some(call),
+            sender,
+        }
+    }
+
+    fn send(&mut self, report: HostReport) {
+        if self.call.is_none() {
+            *self = Self::begin(self.client.clone());
+        }
+        // One that waits is old, but the next one follows soon.
+        self.sender.try_send(report).ok();
+    }
+
+    /// Waits until the call has ended; for ever if it has.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    async fn ended(&mut self) -> Result<(), Status> {
+        let Some(call) = &mut self.call else {
+            return std::future::pending().await;
+        };
+        let answer = call.await;
+        self.call = None;
+        answer.map(|_| ())
+    }
+}
 
 struct Session {
     pass: Pass,
     call: Call,
-    /// Ended by a shipper that takes no reports.
-    reporting: Option<Reporting>,
-    reports: mpsc::Sender<HostReport>,
+    reports: Reports,
     responses: Vec<ShipResponse>,
     /// A request that the call has not taken yet.
     outbox: Option<ShipRequest>,
@@ -489,9 +526,8 @@ impl Session {
                     self.gather_at = Some(earliest);
                 }
                 () = sleep_until(timer.unwrap_or(now)), if timer.is_some() => {}
-                status = reported(&mut self.reporting) => {
-                    tracing::debug!(?status, "the shipper takes no reports");
-                    self.reporting = None;
+                ended = self.reports.ended() => {
+                    tracing::debug!(?ended, "the shipper takes no reports for now");
                 }
                 _ = forwarder.shutdown.wait_for(|&is_stopping| is_stopping), if !is_stopping => {
                     self.finish_by = Some(now + FINISH_WAIT_MAX);
@@ -510,7 +546,7 @@ impl Session {
             self.gather_at = Some(now);
         }
         let gathers = self.may_gather() && self.gather_at.is_some_and(|at| at <= now);
-        let reports = self.reporting.is_some() && self.report_at <= now;
+        let reports = self.report_at <= now;
         let Pass::Idle(idle) = &mut self.pass else {
             return None;
         };
@@ -557,7 +593,7 @@ impl Session {
             return self.finish_by;
         }
         let gather_at = self.gather_at.filter(|_| self.may_gather());
-        let report_at = self.reporting.as_ref().map(|_| self.report_at);
+        let report_at = Some(self.report_at);
         let all = [gather_at, report_at, self.wake_at, self.finish_by];
         all.into_iter().flatten().min()
     }
@@ -572,18 +608,9 @@ impl Session {
         }
         self.wake_at = round.wake_at;
         if let Some(report) = round.report {
-            // One that waits is old, but the next one follows soon.
-            self.reports.try_send(report).ok();
+            self.reports.send(report);
         }
         round.fault
-    }
-}
-
-/// Waits for the report call to fail; for ever if there is none.
-async fn reported(reporting: &mut Option<Reporting>) -> Option<Status> {
-    match reporting {
-        Some(reporting) => reporting.await.err(),
-        None => std::future::pending().await,
     }
 }
 

@@ -76,6 +76,8 @@ pub struct Behaviour {
     pub delay: Duration,
     pub refusal: Option<String>,
     pub check_faults: Vec<String>,
+    /// Report calls that fail before one is taken.
+    pub failing_reports: u32,
 }
 
 impl Default for Behaviour {
@@ -86,6 +88,7 @@ impl Default for Behaviour {
             delay: Duration::ZERO,
             refusal: None,
             check_faults: Vec::new(),
+            failing_reports: 0,
         }
     }
 }
@@ -268,6 +271,13 @@ impl Relay for Service {
         &self,
         request: Request<Streaming<HostReport>>,
     ) -> Result<Response<ReportAck>, Status> {
+        {
+            let mut state = self.0.lock().unwrap();
+            if let Some(left) = state.behaviour.failing_reports.checked_sub(1) {
+                state.behaviour.failing_reports = left;
+                return Err(Status::unavailable("not now"));
+            }
+        }
         let mut reports = request.into_inner();
         while let Some(Ok(report)) = reports.next().await {
             self.0.lock().unwrap().reports.push(report);

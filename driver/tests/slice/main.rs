@@ -571,6 +571,28 @@ async fn the_report_accounts_for_every_entry() {
     driver.stop().await;
 }
 
+/// A report call that fails alone, while the call that ships goes on, is begun again: otherwise the
+/// ledger would show nothing of this host for as long as that call lives.
+#[tokio::test]
+async fn reports_go_on_after_their_call_has_failed() {
+    let host = Host::new();
+    let behaviour = Behaviour {
+        failing_reports: 1,
+        ..Behaviour::default()
+    };
+    let shipper = FakeShipper::start(&host.shipper(), behaviour);
+    let driver = host.run();
+    let mut container = Container::new(host.path(), "c1");
+    host.start(&container, "{}").await;
+    container.write_lines(10).await;
+    let is_reported = |state: &fake::State| {
+        let mut streams = state.reports.iter().flat_map(|report| &report.streams);
+        streams.any(|stream| stream.delivered_entries == 10)
+    };
+    shipper.wait("a report", is_reported).await;
+    driver.stop().await;
+}
+
 #[tokio::test]
 async fn a_full_journal_drops_the_oldest_and_says_so_in_the_stream() {
     let host = Host::new()
