@@ -261,6 +261,8 @@ pub(crate) struct Table {
     signals: Arc<Signals>,
     checker: Checker,
     streams: Mutex<Streams>,
+    /// FIFOs whose stop was answered before recovery had found their streams.
+    held: Mutex<HashMap<String, OwnedFd>>,
     next_number: AtomicU32,
     has_recovered: watch::Sender<bool>,
     /// Held as long as anyone works with a stream.
@@ -305,6 +307,7 @@ impl Table {
             signals,
             checker,
             streams: Mutex::default(),
+            held: Mutex::default(),
             next_number: AtomicU32::new(1),
             has_recovered: watch::Sender::new(false),
             _lock: lock_file,
@@ -350,6 +353,9 @@ impl Table {
     pub(crate) async fn stop(&self, file: &str) {
         // A FIFO of a stream that is not found yet is read when it is, to its end.
         let recovered = tokio::time::timeout(STOP_WAIT_MAX, self.recovered()).await;
+        if !matches!(recovered, Ok(true)) {
+            self.hold(file);
+        }
         let slot = lock(&self.streams).by_file.get(file).cloned();
         // A locked slot is of a start that has no answer yet, and so has nothing to stop.
         let stream = slot.and_then(|slot| slot.try_lock().ok()?.clone());
@@ -411,6 +417,7 @@ impl Table {
         self.signals.arrived.notify_one();
         self.signals.keep.notify_one();
         self.has_recovered.send_replace(true);
+        lock(&self.held).clear();
     }
 
     /// Returns the host's name.
@@ -469,6 +476,27 @@ impl Table {
         };
         reports.extend(self.streams().iter().map(|stream| stream.report()));
         reports
+    }
+
+    /// Keeps a FIFO open until recovery has found its stream: the engine unlinks it after the answer
+    /// to a stop, and with it would go what it still holds.
+    fn hold(&self, file: &str) {
+        if let Ok(fifo) = fifo::open(Path::new(file)) {
+            lock(&self.held).insert(file.to_owned(), fifo);
+        }
+        // Behind the insertion: who recovers clears it behind its last look.
+        if *self.has_recovered.borrow() {
+            lock(&self.held).remove(file);
+        }
+    }
+
+    /// Opens the FIFO of an earlier process's stream; `None` if it is gone.
+    fn reopen_fifo(&self, file: &str) -> Result<Option<OwnedFd>, FifoError> {
+        match fifo::open(Path::new(file)) {
+            Ok(fifo) => Ok(Some(fifo)),
+            Err(error) if error.is_gone() => Ok(lock(&self.held).remove(file)),
+            Err(error) => Err(error),
+        }
     }
 
     async fn recovered(&self) -> bool {
@@ -566,11 +594,7 @@ impl Table {
 
     /// Takes on a stream that was not over. Returns whether there is anything left to do for it.
     fn take_on(&self, folder: &Path, mut start: Start) -> Result<bool, StartError> {
-        let fifo = match fifo::open(Path::new(&start.file)) {
-            Ok(fifo) => Some(fifo),
-            Err(error) if error.is_gone() => None,
-            Err(error) => return Err(error.into()),
-        };
+        let fifo = self.reopen_fifo(&start.file)?;
         let mut kept_folder = Some(folder.to_path_buf());
         if start.options.no_file {
             if fifo.is_none() {

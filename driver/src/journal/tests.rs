@@ -343,10 +343,10 @@ fn a_full_journal_says_so_and_drops_the_oldest_unsent() {
         in_flight += bytes as u64;
     }
     assert!(in_flight > JOURNAL_BYTES_MIN / 4 && in_flight <= JOURNAL_BYTES_MIN / 2);
-    assert!(world.journal.needs_room());
+    assert!(world.journal.shortage().is_some());
     let freed = world.journal.drop_oldest().unwrap();
     assert!(freed >= JOURNAL_BYTES_MIN / 16, "{freed}");
-    assert!(!world.journal.needs_room());
+    assert_eq!(world.journal.shortage(), None);
     // What the pipe still had of the frame that did not fit is lost to this test: finish it.
     let missing = frame(world.frame_count, 5_000);
     let known = walk(&world.received, usize::MAX, 0, 0).bytes;
@@ -600,10 +600,10 @@ fn a_full_disk_says_full_and_loses_nothing() {
     lock(&faults).splice = Some(Errno::NOSPC);
     rustix::io::write(&world.fifo.1, &frame(1, 100)).unwrap();
     assert_eq!(world.append(), Appended::Full);
-    assert!(world.journal.needs_room());
+    assert!(world.journal.shortage().is_some());
     lock(&faults).splice = None;
     assert!(matches!(world.append(), Appended::Moved(_)));
-    assert!(!world.journal.needs_room());
+    assert_eq!(world.journal.shortage(), None);
     world.received.extend(frame(1, 100));
     assert_eq!(world.drain(), (2, vec![]));
 }

@@ -9,13 +9,14 @@
 
 mod fake;
 
-use driver::{Config, RawConfig, RunError};
+use driver::{Config, Disk, RawConfig, RealDisk, RunError};
 use fake::{
     Behaviour, Container, FakeShipper, PATIENCE, call, call_on, connect, eventually, frame_of,
     numbered_lines,
 };
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -79,16 +80,17 @@ impl Host {
 
     /// Runs the driver in this process.
     fn run(&self) -> Driver {
+        self.run_on(Arc::new(RealDisk))
+    }
+
+    /// Runs the driver in this process, with its state on a disk.
+    fn run_on(&self, disk: Arc<dyn Disk>) -> Driver {
         let (stop, stopping) = oneshot::channel::<()>();
         let config = self.config();
         #[allow(clippy::disallowed_methods, reason = "Driver owns it")]
-        let running = tokio::spawn(driver::run(
-            config,
-            std::sync::Arc::new(driver::RealDisk),
-            async {
-                stopping.await.ok();
-            },
-        ));
+        let running = tokio::spawn(driver::run(config, disk, async {
+            stopping.await.ok();
+        }));
         Driver { stop, running }
     }
 
@@ -774,6 +776,61 @@ async fn a_stream_whose_fifo_is_gone_is_drained_after_a_restart() {
     let driver = host.run();
     host.no_stream_is_left().await;
     assert_eq!(shipper.log_of("c1").lines(), numbered_lines(1_000));
+    driver.stop().await;
+}
+
+/// A disk whose files can't be opened for a while.
+#[derive(Debug, Default)]
+struct SlowDisk {
+    is_fast: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Disk for SlowDisk {
+    fn open(
+        &self,
+        path: &Path,
+        flags: rustix::fs::OFlags,
+    ) -> Result<std::os::fd::OwnedFd, rustix::io::Errno> {
+        let is_fast = self.is_fast.lock().unwrap();
+        drop(self.changed.wait_while(is_fast, |is_fast| !*is_fast));
+        RealDisk.open(path, flags)
+    }
+}
+
+/// Containers are stopped while the driver still looks for their streams: their FIFOs, which the
+/// engine unlinks at the answer, are kept until they are read.
+#[tokio::test]
+async fn a_stop_during_a_long_recovery_loses_nothing() {
+    let host = Host::new();
+    let mut containers = [
+        Container::new(host.path(), "c1"),
+        Container::new(host.path(), "c2"),
+    ];
+    let driver = host.run();
+    for container in &mut containers {
+        host.start(container, "{}").await;
+        container.write_lines(10).await;
+    }
+    driver.stop().await;
+    for container in &mut containers {
+        container.write_lines(50).await;
+    }
+    let disk = Arc::new(SlowDisk::default());
+    let driver = host.run_on(Arc::clone(&disk) as Arc<dyn Disk>);
+    eventually("the driver listens", || host.plugin().exists()).await;
+    for container in &mut containers {
+        assert!(host.stop(container).await < Duration::from_secs(1));
+        container.close();
+        std::fs::remove_file(&container.file).unwrap();
+    }
+    *disk.is_fast.lock().unwrap() = true;
+    disk.changed.notify_all();
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    host.no_stream_is_left().await;
+    for id in ["c1", "c2"] {
+        assert_eq!(shipper.log_of(id).lines(), numbered_lines(60), "{id}");
+    }
     driver.stop().await;
 }
 
