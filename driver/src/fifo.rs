@@ -504,7 +504,10 @@ impl Worker {
         let Some(reading) = &mut slot.reading else {
             return;
         };
-        if is_empty {
+        // A splice that moved less than it might have is a hint that the FIFO is empty; who stops a
+        // container wants to know.
+        let has_drain = !reading.drains.is_empty();
+        if is_empty && has_drain && pressure(&reading.fifo.file) != Pressure::Waiting {
             reading.answer_drains();
         }
         if reading.fullness.take().is_some() {
