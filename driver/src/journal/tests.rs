@@ -829,3 +829,264 @@ fn a_drop_stops_at_the_hole_behind_it() {
         "J4"
     );
 }
+
+/// A disk of a process that is killed at its n-th call: that call and all later ones do nothing.
+#[derive(Debug)]
+struct MortalDisk {
+    calls: AtomicU64,
+    last_call: u64,
+}
+
+impl MortalDisk {
+    fn is_dead(&self) -> bool {
+        self.calls.load(Ordering::Relaxed) >= self.last_call
+    }
+
+    fn call(&self) -> Result<(), Errno> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        match self.is_dead() {
+            true => Err(Errno::IO),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Disk for MortalDisk {
+    fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+        self.call()?;
+        RealDisk.open(path, flags)
+    }
+
+    fn unlink(&self, path: &Path) -> Result<(), Errno> {
+        self.call()?;
+        RealDisk.unlink(path)
+    }
+
+    fn write_at(&self, file: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Result<usize, Errno> {
+        self.call()?;
+        RealDisk.write_at(file, bytes, at)
+    }
+
+    fn read_at(&self, file: BorrowedFd<'_>, into: &mut [u8], at: u64) -> Result<usize, Errno> {
+        self.call()?;
+        RealDisk.read_at(file, into, at)
+    }
+
+    fn sync(&self, _: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.call()
+    }
+
+    fn sync_folder(&self, _: &Path) -> Result<(), Errno> {
+        self.call()
+    }
+
+    fn splice(
+        &self,
+        fifo: BorrowedFd<'_>,
+        file: BorrowedFd<'_>,
+        at: u64,
+        bytes_max: usize,
+    ) -> Result<usize, Errno> {
+        self.call()?;
+        RealDisk.splice(fifo, file, at, bytes_max)
+    }
+}
+
+/// What a process does with its journal until it is killed.
+enum Deed {
+    /// Takes frames of so many bytes each.
+    Write {
+        frames: u32,
+        line_bytes: usize,
+    },
+    /// Sends so many chunks.
+    Send(u32),
+    /// Takes so many acknowledgements.
+    Ack(u32),
+    Drop,
+    Rewind,
+    Sync,
+}
+
+/// Does deeds with a disk that dies at its n-th call, then goes on with the next process as far as
+/// the end of the stream. Returns whether the first process died.
+fn live_and_die(deeds: &[Deed], last_call: u64) -> bool {
+    let disk = Arc::new(MortalDisk {
+        calls: AtomicU64::new(0),
+        last_call,
+    });
+    let mut world = World::new(JOURNAL_BYTES_MIN);
+    let medium = Folder::new(
+        Arc::clone(&disk) as Arc<dyn Disk>,
+        world.folder.path().into(),
+    );
+    let opened = open(medium, Bounds::new(JOURNAL_BYTES_MIN), &world.budget);
+    if let Ok(recovered) = opened {
+        (world.journal, world.appender) = (recovered.journal, recovered.appender);
+        let mut in_flight = InFlight::new();
+        for deed in deeds {
+            if !disk.is_dead() {
+                act(deed, &disk, &mut world, &mut in_flight);
+            }
+        }
+    }
+    let died = disk.is_dead();
+    assert_eq!(world.reopen(), 0, "call {last_call}: J3, J4");
+    world.append();
+    world.journal.end();
+    world.drain();
+    let totals = world.journal.totals();
+    let settled = totals.settled.delivered + totals.settled.dropped.total();
+    assert_eq!(
+        (totals.received, settled, totals.buffered_bytes),
+        (world.frame_count, world.frame_count, 0),
+        "call {last_call}: J4, J7"
+    );
+    let tail = world.journal.tail.load(Ordering::Relaxed);
+    assert_eq!(tail, world.received.len() as u64, "call {last_call}: J1");
+    died
+}
+
+fn act(deed: &Deed, disk: &MortalDisk, world: &mut World, in_flight: &mut InFlight) {
+    match *deed {
+        Deed::Write { frames, line_bytes } => {
+            for _ in 0..frames {
+                if disk.is_dead() {
+                    return;
+                }
+                // The engine has written the frame, whatever becomes of the driver.
+                let frame = frame(world.frame_count, line_bytes);
+                rustix::io::write(&world.fifo.1, &frame).unwrap();
+                world.received.extend_from_slice(&frame);
+                world.frame_count += 1;
+                append_all(world);
+            }
+        }
+        Deed::Send(chunks) => {
+            for _ in 0..chunks {
+                send_one(world, in_flight);
+            }
+        }
+        Deed::Ack(count) => {
+            for _ in 0..count {
+                let Some((end, delivered)) = in_flight.pop_front() else {
+                    return;
+                };
+                let fates = Fates {
+                    delivered,
+                    ..Fates::default()
+                };
+                // Behind its death nothing that it finds matters.
+                world.journal.ack(end, fates).ok();
+            }
+        }
+        Deed::Drop => {
+            world.journal.drop_oldest().ok();
+        }
+        Deed::Rewind => {
+            world.journal.rewind();
+            in_flight.clear();
+        }
+        Deed::Sync => {
+            world.journal.sync().ok();
+        }
+    }
+}
+
+fn append_all(world: &mut World) {
+    loop {
+        let fifo = world.fifo.0.as_fd();
+        let appended = world
+            .appender
+            .append(&world.journal, fifo, 1 << 20, Instant::now());
+        match appended {
+            Ok(Appended::Moved(_) | Appended::MovedAndMore(_)) => {}
+            Ok(Appended::Full) => {
+                if world.journal.drop_oldest().is_err() {
+                    return;
+                }
+            }
+            Ok(Appended::Empty | Appended::End) | Err(_) => return,
+        }
+    }
+}
+
+fn send_one(world: &World, in_flight: &mut InFlight) {
+    let mut buffer = vec![0; FRAME_BYTES_MAX];
+    match world.journal.next(WINDOW, &mut buffer) {
+        Ok(Next::Frames {
+            first_offset,
+            bytes,
+        }) => {
+            let entries = walk(&buffer[..bytes], usize::MAX, 0, 0).new_entries;
+            in_flight.push_back((first_offset + bytes as u64, entries));
+        }
+        Ok(Next::Hole(hole)) => in_flight.push_back((hole.span.end, 0)),
+        _ => {}
+    }
+}
+
+/// Kills a process at every single call of its disk, one after the other.
+fn die_everywhere(deeds: &[Deed]) {
+    let mut last_call = 1;
+    while live_and_die(deeds, last_call) {
+        last_call += 1;
+    }
+    assert!(last_call > 20, "{last_call} calls are no scenario");
+}
+
+#[test]
+fn a_kill_at_any_call_while_segments_fill_costs_nothing() {
+    die_everywhere(&[
+        Deed::Write {
+            frames: 45,
+            line_bytes: 12_000,
+        },
+        Deed::Sync,
+        Deed::Write {
+            frames: 3,
+            line_bytes: 0,
+        },
+    ]);
+}
+
+#[test]
+fn a_kill_at_any_call_of_an_acknowledgement_costs_nothing() {
+    let write = |frames| Deed::Write {
+        frames,
+        line_bytes: 12_000,
+    };
+    die_everywhere(&[
+        write(30),
+        Deed::Send(3),
+        Deed::Ack(2),
+        write(10),
+        Deed::Send(2),
+        Deed::Rewind,
+        Deed::Sync,
+        Deed::Send(4),
+        Deed::Ack(9),
+    ]);
+}
+
+#[test]
+fn a_kill_at_any_call_of_a_drop_counts_every_frame_once() {
+    let write = |frames| Deed::Write {
+        frames,
+        line_bytes: 11_000,
+    };
+    die_everywhere(&[
+        write(80),
+        Deed::Send(1),
+        Deed::Drop,
+        write(20),
+        Deed::Drop,
+        Deed::Ack(1),
+        Deed::Send(2),
+        Deed::Rewind,
+        Deed::Drop,
+        write(30),
+        Deed::Send(3),
+        Deed::Ack(3),
+    ]);
+}
