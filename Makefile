@@ -22,7 +22,7 @@ FOR ?= 60
 # A program that provides the base images of the Dockerfiles where no registry answers, if there is one.
 export BASE_IMAGES ?=
 
-.PHONY: help build plugin uninstall images demo test fuzz lint rust clean
+.PHONY: help build plugin uninstall images demo test soak outages fuzz lint rust clean
 
 help: ## Lists the targets.
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -47,6 +47,13 @@ build: rust ## Builds all binaries, static and optimised.
 test: build ## Runs every test: unit, property, cases, official SDK, end to end on a real engine.
 	scripts/test-needs.sh
 	CLS_BIN_DIR=$(BINARIES) $(CARGO) test --locked --workspace --features world/e2e --no-fail-fast
+
+SEEDS ?= 20000
+soak: rust ## Runs the simulated world with many random seeds: make soak SEEDS=20000
+	WORLD_SEEDS=$(SEEDS) $(CARGO) test --locked --release --package world --test cases -- simulation::every_seed --nocapture
+
+outages: rust ## Simulates outages of CLS from a second to an hour, and counts what was lost.
+	WORLD_OUTAGE_S=3600 $(CARGO) test --locked --release --package world --test cases -- simulation::an_outage --nocapture
 
 fuzz: rust ## Fuzzes what reads foreign input, FOR seconds per target: make fuzz FOR=600
 	scripts/fuzz.sh $(FOR)

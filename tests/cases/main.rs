@@ -13,6 +13,7 @@ mod official_sdk;
 mod outage;
 mod relay;
 mod restart;
+mod simulation;
 mod standin;
 mod tidy;
 mod world;

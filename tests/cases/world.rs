@@ -16,6 +16,13 @@ use world::standin::store::Upload;
 /// Time without a new record after which no more are waited for.
 const PATIENCE: Duration = Duration::from_secs(45);
 
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// Takes the right to use the machine, for a case without a runtime.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
+    TURN.blocking_lock()
+}
+
 /// A stand-in, a host, and the right to use the machine: cases that measure time or load it fully
 /// would disturb each other.
 pub(crate) struct World {
@@ -35,7 +42,6 @@ impl World {
         watcher: Option<mpsc::Sender<Arc<Upload>>>,
         upload: UploadSettings,
     ) -> Self {
-        static TURN: Mutex<()> = Mutex::const_new(());
         let turn = TURN.lock().await;
         let address = "127.0.0.1:0".parse().unwrap();
         let standin = Standin::start(address, config, Clock::system(), watcher)

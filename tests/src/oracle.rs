@@ -13,6 +13,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
+/// A hole in a stream, as its record says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announced {
+    /// Entries that are missing; 0 if unknown.
+    pub entries: u64,
+    /// Why.
+    pub reason: String,
+}
+
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -36,6 +45,10 @@ pub struct Report {
     pub without_context: u64,
     /// The most contextIDs that one script's records have.
     pub contexts_max: usize,
+    /// Per script: how often each line came, up to 255.
+    pub counts: BTreeMap<String, Vec<u8>>,
+    /// Per script: the holes that its stream announced, as often as they came.
+    pub holes: BTreeMap<String, Vec<Announced>>,
     /// One sentence per fault, for the first of each kind.
     pub examples: Vec<String>,
 }
@@ -79,7 +92,7 @@ impl fmt::Display for Report {
             self.contexts_max,
         )?;
         for example in &self.examples {
-            writeln!(f, "  {example}")?;
+            writeln!(f, "  {example:.1000}")?;
         }
         Ok(())
     }
@@ -108,6 +121,8 @@ struct Examination<'s> {
     placed: BTreeMap<(&'s str, String), Vec<(Place, u64)>>,
     /// Per script: how often each line came.
     counts: BTreeMap<&'s str, Vec<u8>>,
+    /// Holes, with context and time of their record.
+    holes: Vec<(String, i64, Announced)>,
     report: Report,
     /// Kinds of faults of which there is an example.
     shown: BTreeSet<&'static str>,
@@ -127,6 +142,7 @@ impl<'s> Examination<'s> {
                 .iter()
                 .map(|script| (script.name.as_str(), vec![0; count_of(script)]))
                 .collect(),
+            holes: Vec::new(),
             report: Report {
                 expected: scripts.iter().map(|script| script.line_count).sum(),
                 ..Report::default()
@@ -137,9 +153,13 @@ impl<'s> Examination<'s> {
     }
 
     fn note(&mut self, record: &Record<'_>, place: u64) {
+        if let Some(entries) = record.field("__dropped_entries__") {
+            self.note_hole(record, entries);
+            return;
+        }
         self.report.received += 1;
         let content = record.field("content").unwrap_or_default();
-        let Some((script, number)) = self.line_of(content) else {
+        let Some((script, number)) = self.line_of(content, record.log.time) else {
             self.report.spurious += 1;
             self.show("spurious", || format!("{content:?} is of no script"));
             return;
@@ -166,8 +186,29 @@ impl<'s> Examination<'s> {
             .push(((id, place), number));
     }
 
-    /// Returns the script and number that a record names, if there is such a line.
-    fn line_of(&self, content: &str) -> Option<(&'s Script, u64)> {
+    fn note_hole(&mut self, record: &Record<'_>, entries: &str) {
+        let context = record.group.context_flow.and_then(parse_flow);
+        let announced = Announced {
+            entries: entries.parse().unwrap_or(0),
+            reason: record
+                .field("__dropped_reason__")
+                .unwrap_or_default()
+                .into(),
+        };
+        let context_id = context.map_or("", |(context_id, _)| context_id);
+        self.holes
+            .push((context_id.to_owned(), record.log.time, announced));
+    }
+
+    /// Returns the script and number that a record names, if there is such a line. An empty line
+    /// is known by its time.
+    fn line_of(&self, content: &str, time_ms: i64) -> Option<(&'s Script, u64)> {
+        if content.is_empty() {
+            return self.scripts.values().find_map(|script| {
+                let number = script.number_at(time_ms)?;
+                (script.line_bytes(number) == 0).then_some((*script, number))
+            });
+        }
         let (name, number) = Script::parse(content)?;
         let script = *self.scripts.get(name)?;
         (number < script.line_count).then_some((script, number))
@@ -202,8 +243,21 @@ impl<'s> Examination<'s> {
         }
     }
 
+    /// Returns the script whose lines stand in a hole's context. A context that has nothing but
+    /// holes tells by the time of the first line that is missing.
+    fn name_of_hole(&self, context_id: &str, time_ms: i64) -> &'s str {
+        let mut keys = self.placed.keys();
+        if let Some((name, _)) = keys.find(|(_, other)| other == context_id) {
+            return name;
+        }
+        let mut scripts = self.scripts.values();
+        let script = scripts.find(|script| script.number_at(time_ms).is_some());
+        script.map_or("", |script| &script.name)
+    }
+
     fn finish(mut self) -> Report {
         for (name, counts) in std::mem::take(&mut self.counts) {
+            self.report.counts.insert(name.to_owned(), counts.clone());
             let lost = counts.iter().filter(|&&count| count == 0).count() as u64;
             if lost > 0 {
                 let ranges = lost_ranges(&counts);
@@ -212,6 +266,10 @@ impl<'s> Examination<'s> {
             self.report.lost += lost;
             let again = |&count: &u8| u64::from(count.saturating_sub(1));
             self.report.duplicated += counts.iter().map(again).sum::<u64>();
+        }
+        for (context_id, time_ms, hole) in std::mem::take(&mut self.holes) {
+            let name = self.name_of_hole(&context_id, time_ms).to_owned();
+            self.report.holes.entry(name).or_default().push(hole);
         }
         let mut contexts: BTreeMap<&str, usize> = BTreeMap::new();
         for ((name, context_id), mut placed) in std::mem::take(&mut self.placed) {
@@ -370,6 +428,32 @@ mod tests {
         ];
         let report = examine(&[script], &halves);
         assert!(report.is_at_least_once() && report.contexts_max == 2 && !report.is_exact());
+    }
+
+    #[test]
+    fn a_hole_is_told_by_its_context_or_its_time() {
+        let script = script();
+        let hole = |time_ms, entries: &str| {
+            let mut log = vec![0x08];
+            prost::encoding::encode_varint(i64::cast_unsigned(time_ms), &mut log);
+            log.extend(pair("__dropped_entries__", entries));
+            log.extend(pair("__dropped_reason__", "journal_full"));
+            field(&log, 1)
+        };
+        let time_ms = script.time_nano(0) / 1_000_000;
+        let uploads = [
+            upload("A-1", &[line_log(&script, 0), hole(1, "2")]),
+            upload("B-1", &[hole(time_ms, "3")]),
+            upload("C-1", &[hole(1, "4")]),
+        ];
+        let report = examine(&[script], &uploads);
+        assert_eq!((report.received, report.spurious, report.lost), (1, 0, 3));
+        let entries = |name: &str| {
+            let holes = report.holes[name].iter();
+            holes.map(|hole| hole.entries).collect::<Vec<_>>()
+        };
+        assert_eq!((entries("s1"), entries("")), (vec![2, 3], vec![4]));
+        assert_eq!(report.holes["s1"][0].reason, "journal_full");
     }
 
     #[test]

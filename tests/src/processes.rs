@@ -61,7 +61,7 @@ pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
 
 #[allow(
     clippy::disallowed_methods,
-    reason = "the harness has no config: three variables are all"
+    reason = "the harness has no config: a few variables are all"
 )]
 fn binary_dir() -> anyhow::Result<PathBuf> {
     if let Ok(dir) = std::env::var("CLS_BIN_DIR") {
@@ -109,15 +109,31 @@ fn is_about_a_package(variable: &str) -> bool {
 }
 
 /// Returns the seed of this run: `WORLD_SEED`, or a random one. Who draws from it prints it.
+pub fn seed() -> u64 {
+    seed_given().unwrap_or_else(|| fastrand::u64(..))
+}
+
+/// Returns `WORLD_SEED`: the one seed to repeat.
+pub fn seed_given() -> Option<u64> {
+    number_given("WORLD_SEED")
+}
+
+/// Returns `WORLD_SEEDS`: how many seeds to run.
+pub fn seeds_given() -> Option<u64> {
+    number_given("WORLD_SEEDS")
+}
+
+/// Returns `WORLD_OUTAGE_S`: the longest outage to go through, in seconds.
+pub fn outage_given() -> Option<u64> {
+    number_given("WORLD_OUTAGE_S")
+}
+
 #[allow(
     clippy::disallowed_methods,
-    reason = "the harness has no config: three variables are all"
+    reason = "the harness has no config: a few variables are all"
 )]
-pub fn seed() -> u64 {
-    let given = std::env::var("WORLD_SEED").ok();
-    given
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(|| fastrand::u64(..))
+fn number_given(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
 /// What a process has used.

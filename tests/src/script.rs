@@ -3,12 +3,16 @@
 //! checks it.
 //!
 //! ```text
-//! line = name " " number (10 digits) " " noise (32 hex digits) " " filler; cut at line_bytes
+//! line = name " " number (10 digits) " " noise (32 hex digits) " " filler; cut at its length
 //! ```
+//!
+//! An empty line names nothing: it is known by its time, so scripts that have such must not share
+//! a millisecond, neither among their lines nor with each other.
 
-use crate::dockerd::Pipe;
+use crate::dockerd::{PIECE_BYTES, Pipe};
 use proto::frame::Source;
 use std::io::Write as _;
+use std::ops::Range;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -20,13 +24,27 @@ pub struct Script {
     /// Number of lines.
     pub line_count: u64,
     /// Bytes of each line, as far as name and number leave it.
-    pub line_bytes: usize,
+    pub lengths: Lengths,
     /// Docker's time of line 0.
     pub first_time_nano: i64,
     /// Time between lines.
     pub step_nano: i64,
     /// What the lines are.
     pub payload: Payload,
+}
+
+/// How long lines are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lengths {
+    /// All alike.
+    Fixed(usize),
+    /// Drawn from a seed and the line's number: most are short, some empty, few near `bytes_max`.
+    Drawn {
+        /// The seed.
+        seed: u64,
+        /// Bytes of the longest line.
+        bytes_max: usize,
+    },
 }
 
 /// What a line is.
@@ -57,7 +75,7 @@ impl Script {
         Self {
             name: name.to_owned(),
             line_count,
-            line_bytes,
+            lengths: Lengths::Fixed(line_bytes),
             // Not a whole millisecond, so that rounding shows.
             first_time_nano: 1_795_356_825_000_999_999,
             step_nano: 1_000,
@@ -84,7 +102,33 @@ impl Script {
         .ok();
     }
 
+    /// Returns the bytes of plain line `number`.
+    pub fn line_bytes(&self, number: u64) -> usize {
+        let least = self.name.len() + NUMBER_DIGITS + 2;
+        match self.lengths {
+            Lengths::Fixed(bytes) => bytes.max(least),
+            Lengths::Drawn { seed, bytes_max } => {
+                let mut random = fastrand::Rng::with_seed(seed ^ number.wrapping_mul(LENGTH_STEP));
+                match random.u32(..100) {
+                    0..4 => 0,
+                    4..80 => random.usize(least..=bytes_max.clamp(least, 300)),
+                    80..97 => random.usize(least..=bytes_max.clamp(least, 3_000)),
+                    _ => random.usize(least..=bytes_max.max(least)),
+                }
+            }
+        }
+    }
+
+    /// Returns how many entries Docker makes of plain line `number`.
+    pub fn entry_count(&self, number: u64) -> u64 {
+        1 + (self.line_bytes(number) / PIECE_BYTES) as u64
+    }
+
     fn plain_line(&self, number: u64, line: &mut Vec<u8>) {
+        let line_bytes = self.line_bytes(number);
+        if line_bytes == 0 {
+            return;
+        }
         line.extend_from_slice(self.name.as_bytes());
         line.push(b' ');
         let digits = line.len()..line.len() + NUMBER_DIGITS;
@@ -97,12 +141,12 @@ impl Script {
         line.push(b' ');
         push_noise(number, line);
         let mut at = usize::try_from(number.wrapping_mul(37) % FILLER.len() as u64).unwrap_or(0);
-        while line.len() < self.line_bytes {
+        while line.len() < line_bytes {
             let rest = &FILLER.as_bytes()[at..];
-            line.extend_from_slice(&rest[..rest.len().min(self.line_bytes - line.len())]);
+            line.extend_from_slice(&rest[..rest.len().min(line_bytes - line.len())]);
             at = 0;
         }
-        line.truncate(self.line_bytes.max(self.name.len() + NUMBER_DIGITS + 2));
+        line.truncate(line_bytes);
     }
 
     /// Returns the script's name and the line's number, if `line` has such.
@@ -114,6 +158,16 @@ impl Script {
     /// Returns Docker's time of line `number`.
     pub fn time_nano(&self, number: u64) -> i64 {
         self.first_time_nano + i64::try_from(number).unwrap_or(i64::MAX) * self.step_nano
+    }
+
+    /// Returns the line whose time lies in a millisecond, if there is one.
+    pub fn number_at(&self, time_ms: i64) -> Option<u64> {
+        let since_nano = time_ms
+            .checked_mul(1_000_000)?
+            .checked_sub(self.first_time_nano / 1_000_000 * 1_000_000)?;
+        let number = u64::try_from(since_nano / self.step_nano.max(1)).ok()?;
+        let is_there = number < self.line_count && self.time_nano(number) / 1_000_000 == time_ms;
+        is_there.then_some(number)
     }
 
     /// Returns which output line `number` is of.
@@ -130,17 +184,34 @@ impl Script {
     /// # Errors
     /// Those of the pipe.
     pub fn write(&self, pipe: &mut Pipe, lines_per_s: Option<u32>) -> std::io::Result<()> {
+        let Some(lines_per_s) = lines_per_s else {
+            return self.write_range(pipe, 0..self.line_count);
+        };
         let began = Instant::now();
         let mut line = Vec::new();
         for number in 0..self.line_count {
-            if let Some(lines_per_s) = lines_per_s {
-                let micros = number.saturating_mul(1_000_000) / u64::from(lines_per_s.max(1));
-                sleep_until(began + Duration::from_micros(micros));
-            }
-            self.line(number, &mut line);
-            pipe.write_line(self.source(number), self.time_nano(number), &line)?;
+            let micros = number.saturating_mul(1_000_000) / u64::from(lines_per_s.max(1));
+            sleep_until(began + Duration::from_micros(micros));
+            self.write_one(pipe, number, &mut line)?;
         }
         Ok(())
+    }
+
+    /// Writes some lines, as fast as they are taken. Blocks.
+    ///
+    /// # Errors
+    /// Those of the pipe.
+    pub fn write_range(&self, pipe: &mut Pipe, numbers: Range<u64>) -> std::io::Result<()> {
+        let mut line = Vec::new();
+        for number in numbers {
+            self.write_one(pipe, number, &mut line)?;
+        }
+        Ok(())
+    }
+
+    fn write_one(&self, pipe: &mut Pipe, number: u64, line: &mut Vec<u8>) -> std::io::Result<()> {
+        self.line(number, line);
+        pipe.write_line(self.source(number), self.time_nano(number), line)
     }
 }
 
@@ -168,6 +239,8 @@ fn sleep_until(moment: Instant) {
     }
 }
 
+/// Odd, so that the numbers of a script spread over all seeds.
+const LENGTH_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 const NUMBER_DIGITS: usize = 10;
 const DIGITS: &[u8; 10] = b"0123456789";
 const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
@@ -193,5 +266,33 @@ mod tests {
         assert_eq!((members.len(), &members["number"]), (10, &7.into()));
         Script::new("s1", 5, 0).line(1_234_567_890, &mut line);
         assert_eq!(line, b"s1 1234567890 ");
+    }
+
+    #[test]
+    fn drawn_lines_have_the_length_and_the_entries_they_say() {
+        let lengths = Lengths::Drawn {
+            seed: 5,
+            bytes_max: 300_000,
+        };
+        let script = Script {
+            lengths,
+            step_nano: 1_000_000,
+            ..Script::new("s1", 3_000, 0)
+        };
+        let (mut empty_count, mut long_count) = (0, 0);
+        let mut line = Vec::new();
+        for number in 0..script.line_count {
+            script.line(number, &mut line);
+            assert_eq!(line.len(), script.line_bytes(number));
+            assert_eq!(script.entry_count(number), 1 + line.len() as u64 / 16_384);
+            empty_count += u32::from(line.is_empty());
+            long_count += u32::from(line.len() > 16_384);
+            let time_ms = script.time_nano(number) / 1_000_000;
+            assert_eq!(script.number_at(time_ms), Some(number));
+        }
+        assert!(empty_count > 50 && long_count > 20);
+        let end_ms = script.time_nano(script.line_count) / 1_000_000;
+        assert_eq!(script.number_at(end_ms), None);
+        assert_eq!(script.number_at(0), None);
     }
 }

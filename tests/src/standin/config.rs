@@ -150,6 +150,11 @@ impl Clock {
         }))
     }
 
+    /// Returns a clock of its own.
+    pub fn new(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
     /// Returns a clock that stands still.
     pub fn frozen(unix_s: u64) -> Self {
         Self(Arc::new(move || Duration::from_secs(unix_s)))

@@ -1,0 +1,238 @@
+//! The verdict over a run: what was written, what arrived, and what the ledger says of the rest.
+//!
+//! Per container, in entries, exactly:
+//!
+//! ```text
+//! written = received
+//! received = delivered + filtered + dropped + dead-lettered
+//! arrived or in the dead-letter store = delivered + dead-lettered
+//! announced in holes = dropped
+//! ```
+//!
+//! The last two hold as inequalities where something is sent twice: an entry that arrived without
+//! being acknowledged may be dropped before it is sent again, and a hole may be announced again.
+
+use super::schedule::{Container, Schedule};
+use shipper::ledger::Line;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use world::oracle::{Report, examine};
+use world::script::Script;
+use world::standin::store::Upload;
+
+/// What there is to judge by.
+pub(super) struct Evidence<'a> {
+    pub(super) schedule: &'a Schedule,
+    pub(super) uploads: Vec<Arc<Upload>>,
+    pub(super) violations: Vec<String>,
+    pub(super) letters: Vec<(String, i64)>,
+    pub(super) ledger: Vec<Line>,
+    /// Containers that were not stopped.
+    pub(super) live: Vec<usize>,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) problems: Vec<String>,
+    pub(super) counts: BTreeMap<String, u64>,
+}
+
+impl Found {
+    fn check(&mut self, is_good: bool, problem: impl FnOnce() -> String) {
+        if !is_good {
+            self.problems.push(problem());
+        }
+    }
+
+    fn count(&mut self, what: &str, count: u64) {
+        *self.counts.entry(what.to_owned()).or_default() += count;
+    }
+}
+
+/// Returns whether the ledger accounts for every entry that a container wrote.
+pub(super) fn is_settled(container: &Container, ledger: &[Line]) -> bool {
+    let written = entries(&container.script, |_| true);
+    line_of(container, ledger).is_some_and(|line| {
+        line.received == written && line.buffered == 0 && line.buffered_bytes == 0
+    })
+}
+
+/// Judges a run.
+pub(super) fn judge(evidence: &Evidence<'_>) -> Found {
+    let schedule = evidence.schedule;
+    let scripts: Vec<Script> = schedule
+        .containers
+        .iter()
+        .map(|container| container.script.clone())
+        .collect();
+    let report = examine(&scripts, &evidence.uploads);
+    let mut found = Found::default();
+    judge_records(&report, schedule, &mut found);
+    judge_contexts(evidence, &mut found);
+    for (index, container) in schedule.containers.iter().enumerate() {
+        let is_live = evidence.live.contains(&index);
+        judge_container(container, is_live, &report, evidence, &mut found);
+    }
+    if !found.problems.is_empty() {
+        found.problems.push(report.to_string());
+    }
+    found.count("lines", report.expected);
+    found.count("duplicates", report.duplicated);
+    found
+}
+
+fn judge_records(report: &Report, schedule: &Schedule, found: &mut Found) {
+    for (what, count) in [
+        ("spurious", report.spurious),
+        ("out of order", report.out_of_order),
+        ("with a wrong time", report.wrong_time),
+        ("with a wrong payload", report.wrong_payload),
+        ("without a context", report.without_context),
+    ] {
+        found.check(count == 0, || format!("{count} records {what}"));
+    }
+    found.check(schedule.may_repeat || report.duplicated == 0, || {
+        let count = report.duplicated;
+        format!("{count} records came twice although no process died and no answer was lost")
+    });
+}
+
+fn judge_contexts(evidence: &Evidence<'_>, found: &mut Found) {
+    let may_give_up = evidence.schedule.containers.iter().any(|c| c.may_die);
+    let may_skip = evidence.schedule.may_repeat || may_give_up;
+    for violation in &evidence.violations {
+        let is_gap = violation.contains("follow each other");
+        found.check(is_gap && may_skip, || violation.clone());
+    }
+}
+
+fn judge_container(
+    container: &Container,
+    is_live: bool,
+    report: &Report,
+    evidence: &Evidence<'_>,
+    found: &mut Found,
+) {
+    let script = &container.script;
+    let name = &script.name;
+    let counts = report.counts.get(name).map_or(&[][..], Vec::as_slice);
+    let has_come = |number: u64| {
+        let index = usize::try_from(number).unwrap_or(usize::MAX);
+        counts.get(index).is_some_and(|count| *count > 0)
+    };
+    let dead = dead_lines(script, &evidence.letters);
+    let filtered_came = entries(script, |number| {
+        container.filters(number) && has_come(number)
+    });
+    found.check(filtered_came == 0, || {
+        format!("{name}: {filtered_came} filtered entries arrived")
+    });
+    let is_somewhere = |number| has_come(number) || dead.contains(&number);
+    let lost = entries(script, |number| {
+        !container.filters(number) && !is_somewhere(number)
+    });
+    found.check(lost == 0 || container.may_drop, || {
+        format!("{name}: {lost} entries are lost, first line {:?}", {
+            (0..script.line_count)
+                .find(|&number| !container.filters(number) && !is_somewhere(number))
+        })
+    });
+    found.check(dead.is_empty() || container.may_die, || {
+        format!("{name}: {} lines in the dead-letter store", dead.len())
+    });
+    found.count("lines in the dead-letter store", dead.len() as u64);
+    if is_live {
+        let somewhere = entries(script, is_somewhere);
+        judge_ledger(container, somewhere, report, evidence, found);
+    }
+}
+
+fn judge_ledger(
+    container: &Container,
+    somewhere: u64,
+    report: &Report,
+    evidence: &Evidence<'_>,
+    found: &mut Found,
+) {
+    let script = &container.script;
+    let name = &script.name;
+    let Some(line) = line_of(container, &evidence.ledger) else {
+        found.problems.push(format!("{name} is not in the ledger"));
+        return;
+    };
+    let written = entries(script, |_| true);
+    let filterable = entries(script, |number| container.filters(number));
+    let dropped: u64 = line.dropped.values().sum();
+    let settled = line.delivered + line.filtered + dropped + line.dead_lettered;
+    found.check(line.received == written, || {
+        format!("{name}: {written} entries written, the ledger: {line:?}")
+    });
+    found.check(line.received == settled && line.buffered == 0, || {
+        format!("{name}: the ledger does not add up: {line:?}")
+    });
+    // What arrived, without an acknowledgement before a call or a process ended, can be dropped.
+    let arrived_and_dropped = somewhere.saturating_sub(line.delivered + line.dead_lettered);
+    let may_be_both = if evidence.schedule.may_repeat {
+        dropped
+    } else {
+        0
+    };
+    let is_accounted_for = line.delivered + line.dead_lettered <= somewhere;
+    found.check(
+        is_accounted_for && arrived_and_dropped <= may_be_both,
+        || format!("{name}: {somewhere} entries arrived or are dead, the ledger: {line:?}"),
+    );
+    found.check(dropped == 0 || container.may_drop, || {
+        format!("{name}: dropped without need, the ledger: {line:?}")
+    });
+    let drops_others = line.dropped.keys().any(|reason| reason != "journal_full");
+    found.check(!drops_others, || {
+        format!("{name}: dropped for another reason, the ledger: {line:?}")
+    });
+    found.check(
+        line.filtered <= filterable && (dropped > 0 || line.filtered == filterable),
+        || format!("{name}: {filterable} entries to filter, the ledger: {line:?}"),
+    );
+    let holes = report.holes.get(name).map_or(&[][..], Vec::as_slice);
+    let announced: u64 = holes.iter().map(|hole| hole.entries).sum();
+    let is_announced = match evidence.schedule.may_repeat || container.may_die {
+        true => container.may_die || announced >= dropped,
+        false => announced == dropped,
+    };
+    found.check(is_announced, || {
+        format!("{name}: holes of {announced} entries announced, the ledger: {line:?}")
+    });
+    found.count("entries dropped", dropped);
+    found.count("entries filtered", line.filtered);
+    found.count("entries dead-lettered", line.dead_lettered);
+}
+
+/// Returns the numbers of the lines that are in the dead-letter store.
+fn dead_lines(script: &Script, letters: &[(String, i64)]) -> BTreeSet<u64> {
+    let number = |(content, time_ms): &(String, i64)| {
+        if content.is_empty() {
+            let number = script.number_at(*time_ms)?;
+            return (script.line_bytes(number) == 0).then_some(number);
+        }
+        let (name, number) = Script::parse(content)?;
+        (name == script.name).then_some(number)
+    };
+    letters.iter().filter_map(number).collect()
+}
+
+/// Counts the entries of the lines that `is_wanted` names.
+fn entries(script: &Script, is_wanted: impl Fn(u64) -> bool) -> u64 {
+    (0..script.line_count)
+        .filter(|&number| is_wanted(number))
+        .map(|number| script.entry_count(number))
+        .sum()
+}
+
+/// Returns the ledger's line of a container. A start that failed, and was tried again, may have
+/// left one that received nothing.
+fn line_of<'a>(container: &Container, ledger: &'a [Line]) -> Option<&'a Line> {
+    ledger.iter().find(|line| {
+        line.received > 0 && line.container_name.trim_start_matches('/') == container.script.name
+    })
+}
