@@ -26,9 +26,10 @@
 use crate::counters::DropReason;
 use crate::disk::Disk;
 use crate::fifo::{self, Fifo, FifoError, PumpHandle, Signals};
+use crate::final_reports::FinalReports;
 use crate::forward::Checker;
 use crate::journal::medium::{Folder, STATE_FILE_NAME, segment_start};
-use crate::journal::{self, Appender, Bounds, Budget, Journal, Recovered};
+use crate::journal::{self, Appender, Bounds, Budget, Journal, Recovered, Totals, read_state};
 use crate::kept::{self, Kept, Owner, kept_start};
 use crate::start::{Start, StartRequest, StreamOptions, new_journal_id};
 use proto::limits::OPEN_BYTES_MAX;
@@ -45,7 +46,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 /// Bound of a journal in memory (`no-file=true`), whatever its option says.
 const MEMORY_JOURNAL_BYTES_MAX: u64 = 16 << 20;
@@ -53,12 +53,6 @@ const MEMORY_JOURNAL_BYTES_MAX: u64 = 16 << 20;
 /// Ids of stopped containers that are remembered, so that their restart is not taken for their
 /// first start.
 const RECENT_IDS_MAX: usize = 4096;
-
-/// Retired streams whose last counters are still reported.
-const FINAL_REPORTS_MAX: usize = 1024;
-
-/// How long they are: a report may be lost, or go to a shipper that is about to end.
-const FINAL_REPORTS_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// How long StopLogging waits for the FIFO to be empty. The engine holds the container meanwhile.
 const STOP_WAIT_MAX: Duration = Duration::from_millis(500);
@@ -142,24 +136,43 @@ impl Stream {
 
     /// Returns its counters.
     pub(crate) fn report(&self) -> StreamReport {
-        let totals = self.journal.totals();
-        let container = self.open.container.as_ref();
-        let dropped = totals.settled.dropped.iter();
-        let dropped = dropped
-            .map(|(reason, entries): (DropReason, u64)| (reason.as_str().to_owned(), entries));
-        StreamReport {
-            journal_id: self.open.journal_id.clone(),
-            container_id: self.container_id().to_owned(),
-            container_name: container.map_or_else(String::new, |container| container.name.clone()),
-            received_entries: totals.received,
-            delivered_entries: totals.settled.delivered,
-            filtered_entries: totals.settled.filtered,
-            dead_lettered_entries: totals.settled.dead_lettered,
-            dropped_entries: dropped.collect(),
-            buffered_bytes: totals.buffered_bytes,
-            ended: false,
-        }
+        report(&self.open, &self.journal.totals())
     }
+}
+
+/// Returns a stream's counters as the shipper is told of them.
+fn report(open: &relay::Open, totals: &Totals) -> StreamReport {
+    let (container_id, container_name) = match &open.container {
+        Some(container) => (container.id.clone(), container.name.clone()),
+        None => Default::default(),
+    };
+    let dropped = totals.settled.dropped.iter();
+    let dropped =
+        dropped.map(|(reason, entries): (DropReason, u64)| (reason.as_str().to_owned(), entries));
+    StreamReport {
+        journal_id: open.journal_id.clone(),
+        container_id,
+        container_name,
+        received_entries: totals.received,
+        delivered_entries: totals.settled.delivered,
+        filtered_entries: totals.settled.filtered,
+        dead_lettered_entries: totals.settled.dead_lettered,
+        dropped_entries: dropped.collect(),
+        buffered_bytes: totals.buffered_bytes,
+    }
+}
+
+/// Returns the last counters of a stream that is over, as its state file has them.
+fn final_report(disk: &Arc<dyn Disk>, folder: &Path, open: &relay::Open) -> Option<StreamReport> {
+    // One that can't be read is said where it matters; here it only has nothing to tell.
+    let medium = Folder::new(Arc::clone(disk), folder.to_path_buf());
+    let (_, saved) = read_state(&medium).ok()??;
+    let totals = Totals {
+        received: saved.settled.total(),
+        settled: saved.settled,
+        buffered_bytes: 0,
+    };
+    Some(report(open, &totals))
 }
 
 /// A container was not taken on. Nothing is left of the attempt; the text is what the user of
@@ -278,8 +291,7 @@ struct Streams {
     by_number: HashMap<u32, Arc<Stream>>,
     by_file: HashMap<String, FileSlot>,
     recent_ids: VecDeque<String>,
-    /// Newest first.
-    final_reports: VecDeque<(Instant, StreamReport)>,
+    final_reports: FinalReports,
 }
 
 impl Table {
@@ -432,10 +444,7 @@ impl Table {
 
     /// Forgets a stream of which everything is acknowledged. Blocks.
     pub(crate) fn retire(&self, stream: &Stream) {
-        let report = StreamReport {
-            ended: true,
-            ..stream.report()
-        };
+        let report = stream.report();
         {
             let mut streams = lock(&self.streams);
             streams.by_number.remove(&stream.number());
@@ -443,10 +452,7 @@ impl Table {
                 .by_file
                 .remove(stream.file.to_string_lossy().as_ref());
             streams.remember(stream.container_id());
-            if report.received_entries > 0 {
-                streams.final_reports.truncate(FINAL_REPORTS_MAX - 1);
-                streams.final_reports.push_front((Instant::now(), report));
-            }
+            streams.final_reports.push(report);
         }
         if let Some(folder) = &stream.folder {
             self.leave(&owner(folder, stream.container_id()), stream.keep_file);
@@ -467,15 +473,13 @@ impl Table {
         }
     }
 
-    /// Returns the counters of all streams, and the last ones of those retired a short time ago.
-    pub(crate) fn reports(&self) -> Vec<StreamReport> {
-        let mut reports: Vec<_> = {
-            let finals = &mut lock(&self.streams).final_reports;
-            finals.retain(|(since, _)| since.elapsed() < FINAL_REPORTS_AGE_MAX);
-            finals.iter().map(|(_, report)| report.clone()).collect()
-        };
+    /// Returns the counters of all streams, and the last ones of those that are over, from a number
+    /// on. Returns the number from which on they are new, too.
+    pub(crate) fn reports(&self, finals_from: u64) -> (Vec<StreamReport>, u64) {
+        // First those that are over: one that ends meanwhile is told of now or the next time.
+        let (mut reports, finals_next) = lock(&self.streams).final_reports.since(finals_from);
         reports.extend(self.streams().iter().map(|stream| stream.report()));
-        reports
+        (reports, finals_next)
     }
 
     /// Keeps a FIFO open until recovery has found its stream: the engine unlinks it after the answer
@@ -585,8 +589,12 @@ impl Table {
         let start = Start::from_meta(meta, &self.settings)?;
         let (owner, keep_file) = (owner(folder, &start.container_id), start.options.keep_file);
         found.kept.extend(kept::find(&owner));
+        let open = start.open.clone();
         let goes_on = is_live && self.take_on(folder, start)?;
         if !goes_on {
+            if let Some(report) = final_report(&self.disk, folder, &open) {
+                lock(&self.streams).final_reports.push(report);
+            }
             found.over.push((owner, keep_file));
         }
         Ok(goes_on)

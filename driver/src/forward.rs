@@ -315,6 +315,7 @@ impl Forwarder {
             gathered_at: None,
             wake_at: None,
             report_at: Instant::now(),
+            finals_from: 0,
             finish_by: None,
             was_useful: false,
         };
@@ -443,12 +444,12 @@ impl Reports {
         }
     }
 
-    fn send(&mut self, report: HostReport) {
+    /// Sends a report, unless the last one still waits; returns whether it did.
+    fn send(&mut self, report: HostReport) -> bool {
         if self.call.is_none() {
             *self = Self::begin(self.client.clone());
         }
-        // One that waits is old, but the next one follows soon.
-        self.sender.try_send(report).ok();
+        self.sender.try_send(report).is_ok()
     }
 
     /// Waits until the call has ended; for ever if it has.
@@ -478,6 +479,8 @@ struct Session {
     /// When a stream is to be tried again although nothing arrives.
     wake_at: Option<Instant>,
     report_at: Instant,
+    /// Number of the first stream that is over and of which this shipper was not told.
+    finals_from: u64,
     /// Set when the driver stops: nothing more is sent, and acknowledgements are awaited.
     finish_by: Option<Instant>,
     was_useful: bool,
@@ -528,6 +531,7 @@ impl Session {
                 () = sleep_until(timer.unwrap_or(now)), if timer.is_some() => {}
                 ended = self.reports.ended() => {
                     tracing::debug!(?ended, "the shipper takes no reports for now");
+                    self.finals_from = 0;
                 }
                 _ = forwarder.shutdown.wait_for(|&is_stopping| is_stopping), if !is_stopping => {
                     self.finish_by = Some(now + FINISH_WAIT_MAX);
@@ -568,13 +572,14 @@ impl Session {
             self.report_at = now + REPORT_INTERVAL;
         }
         let mut responses = std::mem::take(&mut self.responses);
+        let finals_from = self.finals_from;
         self.pass = Pass::start(gatherer, move |gatherer| {
             let mut round = gatherer.apply(&mut responses, now);
             if gathers && round.fault.is_none() {
                 gatherer.gather(now, &mut round);
             }
             if reports {
-                round.report = Some(gatherer.report());
+                round.report = Some(gatherer.report(finals_from));
             }
             round
         });
@@ -607,8 +612,10 @@ impl Session {
             self.gather_at = Some(Instant::now());
         }
         self.wake_at = round.wake_at;
-        if let Some(report) = round.report {
-            self.reports.send(report);
+        if let Some((report, finals_next)) = round.report
+            && self.reports.send(report)
+        {
+            self.finals_from = finals_next;
         }
         round.fault
     }

@@ -71,8 +71,9 @@ pub(crate) struct Round {
     pub(crate) has_credit: bool,
     /// When to gather again although nothing happens.
     pub(crate) wake_at: Option<Instant>,
-    /// The host's counters, if they were asked for.
-    pub(crate) report: Option<HostReport>,
+    /// The host's counters, if they were asked for, and the number up to which they tell of streams
+    /// that are over.
+    pub(crate) report: Option<(HostReport, u64)>,
     /// The shipper broke the contract: the call must end.
     pub(crate) fault: Option<String>,
 }
@@ -194,13 +195,16 @@ impl Gatherer {
         round
     }
 
-    /// Returns the host's counters.
-    pub(crate) fn report(&self) -> HostReport {
-        HostReport {
+    /// Returns the host's counters, with those of streams that are over from a number on, and the
+    /// number from which on they are new next time.
+    pub(crate) fn report(&self, finals_from: u64) -> (HostReport, u64) {
+        let (streams, finals_next) = self.table.reports(finals_from);
+        let report = HostReport {
             host: self.table.host_name().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            streams: self.table.reports(),
-        }
+            streams,
+        };
+        (report, finals_next)
     }
 
     /// Fills a request. Blocks on the disk.

@@ -16,6 +16,7 @@ mod containers;
 mod counters;
 mod disk;
 mod fifo;
+mod final_reports;
 mod forward;
 mod gather;
 pub mod inspect;

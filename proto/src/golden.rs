@@ -124,7 +124,6 @@ fn requests() {
         dead_lettered_entries: 1,
         dropped_entries: HashMap::from([("journal_full".into(), 2)]),
         buffered_bytes: 300,
-        ended: false,
     };
     let report = HostReport {
         host: "host-1".into(),

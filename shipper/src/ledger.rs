@@ -2,10 +2,13 @@
 //!
 //! `received = delivered + filtered + dropped + dead-lettered + buffered`. The driver is the one
 //! that counts, because its counters live beside the acknowledged offset on disk and so survive
-//! both processes; here stands each host's last report, and of streams that are over their last
-//! numbers, as long as there is room. What a stream received and has not settled is buffered.
+//! both processes; here stands each host's last report. What a stream received and has not settled
+//! is buffered.
+//!
+//! A driver tells of a stream that is over once, or not at all if it was killed just then: a stream
+//! that a host reports no more stays with what was last said of it, until newer ones push it out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use proto::relay::{HostReport, StreamReport};
@@ -14,42 +17,20 @@ use serde::{Deserialize, Serialize};
 /// Hosts whose reports are kept. A further one is not shown; its streams are not affected.
 const HOSTS_MAX: usize = 10_000;
 
-/// Streams of one host that are over and still shown; the oldest go first.
-const ENDED_MAX: usize = 1_000;
+/// Streams that are kept although no host reports them any more.
+const OVER_MAX: usize = 10_000;
 
-/// The last report of each host.
+/// The last word of each host on each of its streams.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    hosts: Mutex<BTreeMap<String, Host>>,
+    inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
-struct Host {
-    open: Vec<StreamReport>,
-    /// By the order in which they ended.
-    ended: VecDeque<StreamReport>,
-}
-
-impl Host {
-    fn put(&mut self, streams: Vec<StreamReport>) {
-        self.open.clear();
-        for stream in streams {
-            if !stream.ended {
-                self.open.push(stream);
-                continue;
-            }
-            let is_known = |known: &StreamReport| known.journal_id == stream.journal_id;
-            if !self.ended.iter().any(is_known) {
-                self.ended.push_back(stream);
-            }
-        }
-        let excess = self.ended.len().saturating_sub(ENDED_MAX);
-        self.ended.drain(..excess);
-    }
-
-    fn streams(&self) -> impl Iterator<Item = &StreamReport> {
-        self.ended.iter().chain(&self.open)
-    }
+struct Inner {
+    /// The last report of each host.
+    hosts: BTreeMap<String, HostReport>,
+    over: Over,
 }
 
 /// One line of the ledger: a stream.
@@ -77,30 +58,84 @@ pub struct Line {
     pub buffered: u64,
     /// Bytes of the entries that wait.
     pub buffered_bytes: u64,
-    /// Whether the stream is over.
-    #[serde(default)]
-    pub ended: bool,
 }
 
 impl Ledger {
-    /// Takes a host's report in place of its last one.
+    /// Takes a host's report in place of its last one; what that one had and this one has not is
+    /// over.
     pub fn put(&self, report: HostReport) {
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        if hosts.len() < HOSTS_MAX || hosts.contains_key(&report.host) {
-            hosts.entry(report.host).or_default().put(report.streams);
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let Inner { hosts, over } = &mut *inner;
+        if hosts.len() >= HOSTS_MAX && !hosts.contains_key(&report.host) {
+            return;
         }
+        let host = report.host.clone();
+        for stream in &report.streams {
+            over.remove(&stream.journal_id);
+        }
+        let is_reported: HashSet<&str> = ids(&report.streams).collect();
+        let last = hosts
+            .get_mut(&host)
+            .map(|last| std::mem::take(&mut last.streams));
+        for stream in last.into_iter().flatten() {
+            if !is_reported.contains(stream.journal_id.as_str()) {
+                over.push(&host, stream);
+            }
+        }
+        hosts.insert(host, report);
     }
 
     /// Returns one line per stream, by host and container name.
     pub fn lines(&self) -> Vec<Line> {
-        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_host = |(name, host): (&String, &Host)| -> Vec<Line> {
-            let lines = host.streams().map(|stream| Line::new(name, stream));
-            lines.collect()
-        };
-        let mut lines: Vec<Line> = hosts.iter().flat_map(of_host).collect();
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let reported = inner.hosts.values().flat_map(|report| {
+            let streams = report.streams.iter();
+            streams.map(|stream| Line::new(&report.host, stream))
+        });
+        let mut lines: Vec<Line> = reported.chain(inner.over.lines()).collect();
         lines.sort_by(|a, b| (&a.host, &a.container_name).cmp(&(&b.host, &b.container_name)));
         lines
+    }
+}
+
+fn ids(streams: &[StreamReport]) -> impl Iterator<Item = &str> {
+    streams.iter().map(|stream| stream.journal_id.as_str())
+}
+
+/// Streams that are over.
+#[derive(Debug, Default)]
+struct Over {
+    /// By journal id: the host, what was last said, and a number that rises with time.
+    streams: HashMap<String, (String, StreamReport, u64)>,
+    /// Journal ids by that number.
+    by_age: BTreeMap<u64, String>,
+    next: u64,
+}
+
+impl Over {
+    fn push(&mut self, host: &str, stream: StreamReport) {
+        let id = stream.journal_id.clone();
+        self.remove(&id);
+        if self.streams.len() >= OVER_MAX
+            && let Some((_, oldest)) = self.by_age.pop_first()
+        {
+            self.streams.remove(&oldest);
+        }
+        self.by_age.insert(self.next, id.clone());
+        self.streams
+            .insert(id, (host.to_owned(), stream, self.next));
+        self.next += 1;
+    }
+
+    fn remove(&mut self, id: &str) {
+        if let Some((_, _, age)) = self.streams.remove(id) {
+            self.by_age.remove(&age);
+        }
+    }
+
+    fn lines(&self) -> impl Iterator<Item = Line> {
+        let streams = self.streams.values();
+        streams.map(|(host, stream, _)| Line::new(host, stream))
     }
 }
 
@@ -122,10 +157,11 @@ impl Line {
             dead_lettered: stream.dead_lettered_entries,
             buffered: stream.received_entries.saturating_sub(settled),
             buffered_bytes: stream.buffered_bytes,
-            ended: stream.ended,
         }
     }
+}
 
+impl Line {
     /// Returns each fate that an entry can have, and how many had it; together they are those
     /// received.
     pub fn fates(&self) -> [(&'static str, u64); 5] {
@@ -145,7 +181,6 @@ pub fn table(lines: &[Line]) -> String {
         [
             "HOST",
             "CONTAINER",
-            "STATE",
             "RECEIVED",
             "DELIVERED",
             "FILTERED",
@@ -159,7 +194,6 @@ pub fn table(lines: &[Line]) -> String {
         rows.push([
             line.host.clone(),
             line.container_name.trim_start_matches('/').to_owned(),
-            if line.ended { "over" } else { "open" }.to_owned(),
             line.received.to_string(),
             line.delivered.to_string(),
             line.filtered.to_string(),
@@ -169,7 +203,7 @@ pub fn table(lines: &[Line]) -> String {
         ]);
     }
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..9).map(width).collect();
+    let widths: Vec<usize> = (0..8).map(width).collect();
     let mut text = String::new();
     for row in &rows {
         let cells: Vec<String> = row
@@ -202,8 +236,12 @@ mod tests {
     use super::*;
 
     fn report(host: &str, received_entries: u64) -> HostReport {
+        report_of(host, host, received_entries)
+    }
+
+    fn report_of(host: &str, journal_id: &str, received_entries: u64) -> HostReport {
         let stream = StreamReport {
-            journal_id: "j".into(),
+            journal_id: journal_id.into(),
             container_id: "c".into(),
             container_name: "/web".into(),
             received_entries,
@@ -212,13 +250,44 @@ mod tests {
             dead_lettered_entries: 1,
             dropped_entries: [("journal_full".into(), 2), ("malformed".into(), 0)].into(),
             buffered_bytes: 300,
-            ended: false,
         };
         HostReport {
             host: host.into(),
             version: "0".into(),
             streams: vec![stream],
         }
+    }
+
+    fn received(ledger: &Ledger) -> Vec<(String, u64)> {
+        let lines = ledger.lines().into_iter();
+        let mut received: Vec<_> = lines.map(|line| (line.journal_id, line.received)).collect();
+        received.sort();
+        received
+    }
+
+    #[test]
+    fn a_stream_that_is_over_stays_with_what_was_last_said() {
+        let ledger = Ledger::default();
+        ledger.put(report_of("a", "j1", 5));
+        ledger.put(report_of("a", "j2", 6));
+        ledger.put(report_of("b", "j3", 7));
+        let all = [("j1", 5), ("j2", 6), ("j3", 7)].map(|(id, count)| (id.to_owned(), count));
+        assert_eq!(received(&ledger), all);
+        // Reported again, it is there once.
+        ledger.put(report_of("a", "j1", 9));
+        let all = [("j1", 9), ("j2", 6), ("j3", 7)].map(|(id, count)| (id.to_owned(), count));
+        assert_eq!(received(&ledger), all);
+    }
+
+    #[test]
+    fn the_oldest_streams_that_are_over_are_forgotten() {
+        let ledger = Ledger::default();
+        for number in 0..=OVER_MAX + 1 {
+            ledger.put(report_of("a", &format!("{number:05}"), 1));
+        }
+        let received = received(&ledger);
+        assert_eq!(received.len(), OVER_MAX + 1);
+        assert_eq!(received[0].0, "00001");
     }
 
     #[test]
@@ -232,34 +301,9 @@ mod tests {
         assert_eq!((lines[0].host.as_str(), lines[0].buffered), ("a", 3));
         assert_eq!(lines[1].buffered, 0);
         insta::assert_snapshot!(table(&lines), @r"
-        HOST  CONTAINER  STATE  RECEIVED  DELIVERED  FILTERED  DROPPED             DEAD  BUFFERED
-        a     web        open   12        5          1         2 (journal_full 2)  1     3
-        b     web        open   9         5          1         2 (journal_full 2)  1     0
+        HOST  CONTAINER  RECEIVED  DELIVERED  FILTERED  DROPPED             DEAD  BUFFERED
+        a     web        12        5          1         2 (journal_full 2)  1     3
+        b     web        9         5          1         2 (journal_full 2)  1     0
         ");
-        for line in lines {
-            let sum: u64 = line.fates().iter().map(|(_, entries)| entries).sum();
-            assert_eq!(sum, line.received);
-        }
-    }
-
-    #[test]
-    fn what_is_over_stays_until_there_is_no_room() {
-        let ledger = Ledger::default();
-        let over = |journal: usize| {
-            let mut report = report("a", 9);
-            report.streams[0].journal_id = journal.to_string();
-            report.streams[0].ended = true;
-            report
-        };
-        // Last numbers are repeated.
-        for journal in 0..=ENDED_MAX {
-            ledger.put(over(journal));
-            ledger.put(over(journal));
-        }
-        ledger.put(report("a", 12));
-        let lines = ledger.lines();
-        assert_eq!(lines.len(), ENDED_MAX + 1);
-        assert!(!lines.iter().any(|line| line.journal_id == "0"));
-        assert_eq!(lines.iter().filter(|line| !line.ended).count(), 1);
     }
 }

@@ -595,6 +595,34 @@ async fn reports_go_on_after_their_call_has_failed() {
     driver.stop().await;
 }
 
+/// A stream is over, and then the shipper, which alone was told of it; or the driver.
+#[tokio::test]
+async fn every_shipper_is_told_of_streams_that_are_over() {
+    let host = Host::new();
+    let is_told = |state: &fake::State| {
+        let streams = state.reports.iter().flat_map(|report| &report.streams);
+        let mut of_journal = streams.filter(|stream| stream.container_id == "c1");
+        of_journal.any(|stream| (stream.received_entries, stream.delivered_entries) == (100, 100))
+    };
+    let first = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let driver = host.run();
+    let mut container = Container::new(host.path(), "c1");
+    host.start(&container, "{}").await;
+    container.write_lines(100).await;
+    container.close();
+    host.no_stream_is_left().await;
+    first.wait("the first shipper is told", is_told).await;
+    drop(first);
+    let second = FakeShipper::start(&host.shipper(), Behaviour::default());
+    second.wait("the second shipper is told", is_told).await;
+    driver.drop_abruptly().await;
+    drop(second);
+    let third = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let driver = host.run();
+    third.wait("the third shipper is told", is_told).await;
+    driver.stop().await;
+}
+
 #[tokio::test]
 async fn a_full_journal_drops_the_oldest_and_says_so_in_the_stream() {
     let host = Host::new()
