@@ -86,6 +86,8 @@ pub(crate) struct Stream {
     /// Removed with the stream; `None` for one that could not be read and is left as it is.
     folder: Option<PathBuf>,
     keep_file: bool,
+    /// What could not be put on record when it started, as the disk refused it.
+    unrecorded: Mutex<Option<Meta>>,
     is_ready: AtomicBool,
 }
 
@@ -454,6 +456,9 @@ impl Table {
             streams.remember(stream.container_id());
             streams.final_reports.push(report);
         }
+        // Under the lock, so that it is not put on record behind its own back.
+        let mut unrecorded = lock(&stream.unrecorded);
+        *unrecorded = None;
         if let Some(folder) = &stream.folder {
             self.leave(&owner(folder, stream.container_id()), stream.keep_file);
         }
@@ -560,10 +565,9 @@ impl Table {
     fn create(&self, start: Start) -> Result<Arc<Stream>, StartError> {
         let fifo = fifo::open(Path::new(&start.file))?;
         let folder = self.settings.state_dir.join(&start.open.journal_id);
-        record(&*self.disk, &folder, &start.meta()).map_err(|source| StartError::Record {
-            folder: folder.clone(),
-            source,
-        })?;
+        if let Err(error) = record(&*self.disk, &folder, &start.meta()) {
+            return self.create_unrecorded(start, &error, fifo);
+        }
         match self.journal(&folder, &start.container_id, &start.options) {
             Ok(recovered) => Ok(self.insert(start, Some(folder), recovered, Some(fifo))),
             Err(error) => {
@@ -571,6 +575,61 @@ impl Table {
                 Err(error.into())
             }
         }
+    }
+
+    /// Takes on a container although the disk refuses its record: a full disk must not keep
+    /// containers from running. Its journal is in memory, and the record is tried again until it
+    /// stands.
+    fn create_unrecorded(
+        &self,
+        mut start: Start,
+        error: &std::io::Error,
+        fifo: OwnedFd,
+    ) -> Result<Arc<Stream>, StartError> {
+        tracing::error!(
+            %error,
+            container = start.container_id,
+            "could not record a container; until the disk takes its record, what it writes does \
+             not survive this process"
+        );
+        // The next process will find an empty journal, whose offsets begin again.
+        let meta = Meta {
+            journal_id: new_journal_id(),
+            ..start.meta()
+        };
+        let folder = self.settings.state_dir.join(&meta.journal_id);
+        start.options.no_file = true;
+        let recovered = self.journal(&folder, &start.container_id, &start.options)?;
+        let stream = self.insert(start, Some(folder), recovered, Some(fifo));
+        *lock(&stream.unrecorded) = Some(meta);
+        self.signals.keep.notify_one();
+        Ok(stream)
+    }
+
+    /// Puts on record the containers whose records the disk has refused; returns whether all of
+    /// them stand. Blocks.
+    pub(crate) fn record_late(&self) -> bool {
+        let mut is_complete = true;
+        for stream in self.streams() {
+            let mut unrecorded = lock(&stream.unrecorded);
+            let (Some(meta), Some(folder)) = (&*unrecorded, &stream.folder) else {
+                continue;
+            };
+            match record(&*self.disk, folder, meta) {
+                Ok(()) => {
+                    *unrecorded = None;
+                    tracing::info!(
+                        container = stream.container_id(),
+                        "the container is on record now"
+                    );
+                }
+                Err(error) => {
+                    is_complete = false;
+                    tracing::debug!(%error, "could not record a container yet");
+                }
+            }
+        }
+        is_complete
     }
 
     /// Takes on the stream of a folder. Returns whether there is anything left to do for it.
@@ -683,6 +742,7 @@ impl Table {
             file: PathBuf::from(&start.file),
             folder,
             keep_file: start.options.keep_file,
+            unrecorded: Mutex::default(),
             is_ready: AtomicBool::new(false),
         });
         {

@@ -99,8 +99,8 @@ impl Keeper {
         freed_bytes
     }
 
-    /// Syncs what has been unacknowledged for a whole round. Returns whether anything is
-    /// unacknowledged.
+    /// Syncs what has been unacknowledged for a whole round. Returns whether there is a next round:
+    /// anything is unacknowledged, or a container not on record.
     fn sync_round(&self) -> bool {
         match rustix::fs::statvfs(&self.state_dir) {
             Ok(disk) => {
@@ -113,7 +113,8 @@ impl Keeper {
             }
             Err(error) => tracing::warn!(%error, "could not ask for free disk"),
         }
-        let mut has_unacked = false;
+        // A record that is missing is reason enough for a next round.
+        let mut has_unacked = !self.table.record_late();
         for stream in self.table.streams() {
             match stream.journal().sync_aged() {
                 Ok(is_unacked) => has_unacked |= is_unacked,

@@ -595,6 +595,41 @@ async fn reports_go_on_after_their_call_has_failed() {
     driver.stop().await;
 }
 
+/// The disk refuses a record; once it takes it, the container outlives the driver.
+#[tokio::test]
+async fn a_container_starts_although_the_disk_refuses_its_record() {
+    let host = Host::new();
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let driver = host.run();
+    let quiet = Container::new(host.path(), "c0");
+    host.start(&quiet, "{}").await;
+    let (state, away) = (host.path().join("state"), host.path().join("away"));
+    std::fs::rename(&state, &away).unwrap();
+    let mut container = Container::new(host.path(), "c1");
+    assert_eq!(host.start(&container, "{}").await, NO_ERR);
+    container.write_lines(10).await;
+    let line_count = |state: &fake::State| {
+        let logs = state.logs.values();
+        let of_container = logs.filter(|log| log.container_id == "c1");
+        of_container.map(|log| log.lines().len()).sum::<usize>()
+    };
+    shipper
+        .wait("its lines arrive", |state| line_count(state) == 10)
+        .await;
+    std::fs::rename(&away, &state).unwrap();
+    eventually("it is on record", || host.streams().len() == 2).await;
+    driver.drop_abruptly().await;
+    let driver = host.run();
+    container.write_lines(10).await;
+    shipper
+        .wait("its lines arrive again", |state| line_count(state) == 20)
+        .await;
+    container.close();
+    drop(quiet);
+    host.no_stream_is_left().await;
+    driver.stop().await;
+}
+
 /// A stream is over, and then the shipper, which alone was told of it; or the driver.
 #[tokio::test]
 async fn every_shipper_is_told_of_streams_that_are_over() {
