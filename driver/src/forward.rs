@@ -25,7 +25,7 @@ use proto::relay::{self, CheckRequest, HostReport, ReportAck, ShipRequest, ShipR
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -95,15 +95,25 @@ impl Interceptor for Bearer {
 #[derive(Debug, Clone)]
 pub(crate) struct Checker {
     client: watch::Receiver<Option<Client>>,
+    /// Until when a shipper that did not answer is not asked again.
+    silent_until: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Checker {
     /// How long an answer is waited for.
-    pub(crate) const ANSWER_WAIT_MAX: Duration = Duration::from_secs(2);
+    pub(crate) const ANSWER_WAIT_MAX: Duration = Duration::from_millis(500);
+
+    /// How long a shipper that did not answer is left in peace: many starts in a row must not wait
+    /// for it one by one. A dead one is found meanwhile.
+    const SILENCE: Duration = Duration::from_secs(20);
 
     /// Returns what the shipper finds wrong with a container's options; nothing if it can't be
     /// asked right now, or does not answer in time.
     pub(crate) async fn faults(&self, open: &relay::Open) -> Vec<String> {
+        let now = Instant::now();
+        if self.silent_until().is_some_and(|until| now < until) {
+            return Vec::new();
+        }
         let Some(mut client) = self.client.borrow().clone() else {
             return Vec::new();
         };
@@ -118,8 +128,17 @@ impl Checker {
                 tracing::debug!(%status, "the shipper could not check options");
                 Vec::new()
             }
-            Err(_) => Vec::new(),
+            Err(_) => {
+                tracing::warn!("the shipper does not answer: options are not checked");
+                *self.silent_until() = Some(now + Self::SILENCE);
+                Vec::new()
+            }
         }
+    }
+
+    fn silent_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        let silent_until = self.silent_until.lock();
+        silent_until.expect("whoever holds this lock does not panic")
     }
 }
 
@@ -169,7 +188,14 @@ pub(crate) struct Forwarder {
 /// Returns both ends of what tells whether a shipper is connected.
 pub(crate) fn connection() -> (watch::Sender<Option<Client>>, Checker) {
     let (connected, client) = watch::channel(None);
-    (connected, Checker { client })
+    let silent_until = Arc::default();
+    (
+        connected,
+        Checker {
+            client,
+            silent_until,
+        },
+    )
 }
 
 impl Forwarder {
