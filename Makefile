@@ -19,10 +19,12 @@ FROM ?= binary
 TAG ?= latest
 # Seconds that each target is fuzzed.
 FOR ?= 60
+# Seconds that `make chaos` does harm; WORLD_SEED=… repeats the order of an earlier run.
+CHAOS_FOR ?= 600
 # A program that provides the base images of the Dockerfiles where no registry answers, if there is one.
 export BASE_IMAGES ?=
 
-.PHONY: help build plugin uninstall images demo test soak outages fuzz lint rust clean
+.PHONY: help build plugin uninstall images demo test chaos soak outages fuzz lint rust clean
 
 help: ## Lists the targets.
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -47,6 +49,10 @@ build: rust ## Builds all binaries, static and optimised.
 test: build ## Runs every test: unit, property, cases, official SDK, end to end on a real engine.
 	scripts/test-needs.sh
 	CLS_BIN_DIR=$(BINARIES) $(CARGO) test --locked --workspace --features world/e2e --no-fail-fast
+
+chaos: build ## Kills, freezes and replaces everything under load, for CHAOS_FOR seconds: make chaos CHAOS_FOR=60
+	scripts/test-needs.sh
+	CHAOS_SECONDS=$(CHAOS_FOR) CLS_BIN_DIR=$(BINARIES) $(CARGO) test --locked --package world --features world/e2e --test e2e -- --nocapture chaos
 
 SEEDS ?= 20000
 soak: rust ## Runs the simulated world with many random seeds: make soak SEEDS=20000

@@ -14,7 +14,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Asserts that every line is there, and that each is in its place the first time it comes. Prints
 /// how many came again.
-fn assert_at_least_once(records: &[Record], line_count: u64) {
+pub(crate) fn assert_at_least_once(records: &[Record], line_count: u64) {
     let mut seen = BTreeSet::new();
     let first_times: Vec<_> = records
         .iter()

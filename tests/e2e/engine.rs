@@ -26,6 +26,36 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 /// No command of a test takes longer, unless the engine hangs.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(90);
 
+/// Where an engine is spoken to. It stays the same when the engine is restarted.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    host: String,
+    config: PathBuf,
+}
+
+impl Client {
+    /// Returns a command that, if it speaks to an engine, speaks to this one.
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_remove("DOCKER_CONTEXT")
+            .env("DOCKER_HOST", &self.host)
+            .env("DOCKER_CONFIG", &self.config)
+            .stdin(std::process::Stdio::null());
+        command
+    }
+
+    /// Runs the Docker client and returns what it wrote to stdout, without the last line end.
+    ///
+    /// # Errors
+    /// If its status is not 0, with what it wrote to stderr.
+    pub(crate) async fn docker(&self, args: &[&str]) -> anyhow::Result<String> {
+        let mut command = self.command("docker");
+        command.args(args);
+        succeed(command).await
+    }
+}
+
 /// A running engine.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -106,6 +136,30 @@ impl Engine {
         format!("unix://{}", self.folder.join("docker.sock").display())
     }
 
+    /// Returns a way to speak to it that is of no lifetime.
+    pub(crate) fn client(&self) -> Client {
+        Client {
+            host: self.host(),
+            config: self.folder.join("client"),
+        }
+    }
+
+    /// Sends a signal to dockerd: `STOP` and `CONT` freeze and thaw it.
+    pub(crate) fn signal_dockerd(&self, signal: Signal) -> anyhow::Result<()> {
+        self.dockerd
+            .as_ref()
+            .context("dockerd runs")?
+            .signal(signal)
+    }
+
+    /// Returns how many bytes dockerd has written in its life.
+    pub(crate) fn written_bytes(&self) -> anyhow::Result<u64> {
+        self.dockerd
+            .as_ref()
+            .context("dockerd runs")?
+            .written_bytes()
+    }
+
     /// Returns the folder of this engine, which goes with it.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
@@ -118,13 +172,7 @@ impl Engine {
 
     /// Returns a command that, if it speaks to an engine, speaks to this one.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new(program);
-        command
-            .env_remove("DOCKER_CONTEXT")
-            .env("DOCKER_HOST", self.host())
-            .env("DOCKER_CONFIG", self.folder.join("client"))
-            .stdin(std::process::Stdio::null());
-        command
+        self.client().command(program)
     }
 
     /// Returns a command of Compose, be it a program of its own or a part of the Docker client.

@@ -9,10 +9,12 @@
     reason = "a panic fails a test, helpers are part of tests, and a failed test shows its output"
 )]
 
+mod chaos;
 mod crashes;
 mod delivery;
 mod docker_logs;
 mod engine;
+mod faults;
 mod installing;
 mod log_options;
 mod migration;

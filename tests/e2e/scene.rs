@@ -4,8 +4,10 @@
 use crate::engine::{Engine, succeed};
 use anyhow::{Context as _, ensure};
 use futures_util::FutureExt as _;
+use rustix::process::Signal;
 use serde::Deserialize;
 use serde_json::json;
+use shipper::ledger::Line;
 use std::fs;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use world::client;
 use world::processes::{
     Process, SECRET_ID, SECRET_KEY, TOPIC_ID, binary, standin_config, wait_until,
@@ -39,6 +42,8 @@ pub(crate) struct Scene {
     pub(crate) engine: Engine,
     pub(crate) standin: Standin,
     shipper: Option<Process>,
+    /// Where the shipper that was started last tells of itself.
+    admin: SocketAddr,
     /// Records that the stand-in has counted and no longer has.
     forgotten: u64,
 }
@@ -144,6 +149,7 @@ impl Scene {
             engine,
             standin,
             shipper: None,
+            admin: address,
             forgotten: 0,
         };
         scene.import_workload().await?;
@@ -227,18 +233,54 @@ secret_key = "{SECRET_KEY}"
     pub(crate) async fn start_shipper_with(&mut self, sections: &str) {
         let config = self.engine.folder().join("shipper.toml");
         let socket = self.socket();
+        // An address of its own: while it is replaced, two of them run.
+        let admin = free_address();
         let listen = format!(
-            "[listen]\nunix = \"{}\"\n\n[admin]\nlisten = \"{}\"\n\n",
+            "[listen]\nunix = \"{}\"\n\n[admin]\nlisten = \"{admin}\"\n\n",
             socket.display(),
-            free_address()
         );
         fs::write(&config, listen + sections).unwrap();
         let mut command = Command::new(binary("cls-shipper").unwrap());
         command.arg("--config").arg(config);
         let mut shipper = Process::start("shipper", command, self.engine.folder()).unwrap();
-        let listens = async || tokio::net::UnixStream::connect(&socket).await.is_ok();
-        shipper.wait_ready(listens).await.unwrap();
+        // The socket of a predecessor answers as well.
+        let is_ready = async || {
+            tokio::net::UnixStream::connect(&socket).await.is_ok()
+                && client::call(admin, "GET", "/readyz").await.is_ok()
+        };
+        shipper.wait_ready(is_ready).await.unwrap();
         self.shipper = Some(shipper);
+        self.admin = admin;
+    }
+
+    /// Replaces the shipper as one does without a gap: the new one is up before the old one is
+    /// asked to end. Returns how long the old one took to end.
+    pub(crate) async fn replace_shipper(&mut self) -> Duration {
+        let mut old = self.shipper.take().expect("the shipper runs");
+        self.start_shipper().await;
+        let began = Instant::now();
+        let status = old.terminate().await.unwrap();
+        assert!(status.success(), "{status}: {}", old.output());
+        began.elapsed()
+    }
+
+    /// Sends a signal to the shipper: `STOP` and `CONT` freeze and thaw it.
+    pub(crate) fn signal_shipper(&self, signal: Signal) {
+        let shipper = self.shipper.as_ref().expect("the shipper runs");
+        shipper.signal(signal).unwrap();
+    }
+
+    /// Returns what the shipper knows of every entry.
+    pub(crate) async fn ledger(&self) -> Vec<Line> {
+        let lines = client::call(self.admin, "GET", "/api/ledger").await;
+        serde_json::from_slice(&lines.unwrap()).unwrap()
+    }
+
+    /// Returns the path of the plugin's socket on this side.
+    pub(crate) async fn plugin_socket(&self) -> PathBuf {
+        let plugin = ["plugin", "inspect", "-f", "{{.Id}}", PLUGIN];
+        let folder = Path::new("/run/docker/plugins").join(self.docker(plugin).await);
+        folder.join("tencent-cls.sock")
     }
 
     /// Kills the shipper.

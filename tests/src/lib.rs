@@ -9,3 +9,4 @@ pub mod oracle;
 pub mod processes;
 pub mod script;
 pub mod standin;
+pub mod tally;

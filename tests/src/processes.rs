@@ -136,6 +136,20 @@ fn number_given(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// Returns a number that a variable says, or what it is without one. For how long and how hard a
+/// test tries: what it demands does not depend on it.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the harness has no config: a few variables are all"
+)]
+pub fn number_of(variable: &str, default: u64) -> u64 {
+    let given = std::env::var(variable).ok();
+    given.map_or(default, |given| {
+        let number = given.parse();
+        number.unwrap_or_else(|_| panic!("{variable}={given} is not a number"))
+    })
+}
+
 /// What a process has used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
@@ -267,6 +281,16 @@ impl Process {
             rss_bytes_max: parse_rss_max(&status).context("VmHWM is in /proc/PID/status")?,
             cpu: parse_cpu(&stat).context("/proc/PID/stat has 52 fields")?,
         })
+    }
+
+    /// Returns how many bytes the process has written in its life, to whatever.
+    ///
+    /// # Errors
+    /// If the process is gone.
+    pub fn written_bytes(&self) -> anyhow::Result<u64> {
+        let io = fs::read_to_string(format!("/proc/{}/io", self.child.id()))?;
+        let line = io.lines().find_map(|line| line.strip_prefix("wchar: "));
+        Ok(line.context("wchar is in /proc/PID/io")?.parse()?)
     }
 
     fn pid(&self) -> Pid {

@@ -31,6 +31,10 @@ pub struct Script {
     pub step_nano: i64,
     /// What the lines are.
     pub payload: Payload,
+    /// The only output that it has; without one, lines go to both by their number.
+    pub only_source: Option<Source>,
+    /// Whether Docker's times are the ones above. A real engine's can't be told in advance.
+    pub has_given_times: bool,
 }
 
 /// How long lines are.
@@ -80,6 +84,17 @@ impl Script {
             first_time_nano: 1_795_356_825_000_999_999,
             step_nano: 1_000,
             payload: Payload::Plain,
+            only_source: None,
+            has_given_times: true,
+        }
+    }
+
+    /// Returns a script of what a container writes to one output on a real engine.
+    pub fn of_engine(name: &str, line_count: u64, line_bytes: usize, source: Source) -> Self {
+        Self {
+            only_source: Some(source),
+            has_given_times: false,
+            ..Self::new(name, line_count, line_bytes)
         }
     }
 
@@ -172,10 +187,10 @@ impl Script {
 
     /// Returns which output line `number` is of.
     pub fn source(&self, number: u64) -> Source {
-        match number % STDERR_EVERY {
+        self.only_source.unwrap_or(match number % STDERR_EVERY {
             0 => Source::Stderr,
             _ => Source::Stdout,
-        }
+        })
     }
 
     /// Writes all lines, at `lines_per_s` or as fast as they are taken. Blocks: it is for a thread

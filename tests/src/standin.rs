@@ -106,6 +106,22 @@ impl Standin {
         })
     }
 
+    /// Is gone, as a service whose process was killed: connections end in the midst of whatever
+    /// they are at, and new ones are refused. What was accepted stays.
+    pub async fn go_away(&mut self) {
+        self.tasks.shutdown().await;
+    }
+
+    /// Is there again, at the same address, after [`Self::go_away`].
+    ///
+    /// # Errors
+    /// If the address can't be bound again.
+    pub async fn come_back(&mut self) -> io::Result<()> {
+        let listener = TcpListener::bind(self.address).await?;
+        self.tasks.spawn(serve(listener, self.state.clone()));
+        Ok(())
+    }
+
     /// Returns the address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address

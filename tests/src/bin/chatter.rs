@@ -3,11 +3,14 @@
 
 use anyhow::bail;
 use clap::Parser;
+use proto::frame::Source;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use world::chatter::{self, INTERLEAVED_BYTES, Shape, Step};
+use world::tally::Teller;
 
 /// Writes lines that are known in advance.
 #[derive(Debug, Parser)]
@@ -46,6 +49,17 @@ struct Args {
     /// Writes a few lines of every kind instead, with a pause after each.
     #[arg(long)]
     demo: bool,
+    /// Writes lines of its own per start instead, one in ten to stderr with `--both`, and tells in
+    /// this folder how many they were. SIGTERM ends it, and SIGUSR1 lets it rest until SIGUSR2,
+    /// each between two lines.
+    #[arg(long, value_name = "FOLDER", requires = "name")]
+    tally: Option<PathBuf>,
+    /// What `--tally` calls the container.
+    #[arg(long)]
+    name: Option<String>,
+    /// Lets `--tally` write to both outputs.
+    #[arg(long, requires = "tally")]
+    both: bool,
     /// Exit status after the last line.
     #[arg(long, default_value_t = 0)]
     status: u8,
@@ -54,6 +68,10 @@ struct Args {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<std::process::ExitCode> {
     let args = Args::parse();
+    if let Some((folder, name)) = args.tally.as_ref().zip(args.name.as_ref()) {
+        write_tallied(&args, folder, name).await?;
+        return Ok(args.status.into());
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         written = write(&args) => written?,
@@ -172,6 +190,108 @@ async fn write_interleaved(args: &Args) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Of so many lines, one goes to stderr with `--both`.
+const STDERR_EVERY: u64 = 10;
+
+/// Writes whole lines until it is told to end, or has written all and does not hold.
+async fn write_tallied(args: &Args, folder: &Path, name: &str) -> anyhow::Result<()> {
+    let mut orders = Orders::new()?;
+    let mut teller = Teller::begin(folder, name, args.bytes)?;
+    let start = Instant::now();
+    let mut next = 0;
+    let (mut out, mut err, mut line) = (Vec::new(), Vec::new(), Vec::new());
+    loop {
+        let due = args.lines.min(due_lines(args.rate, start.elapsed()));
+        while next < due && out.len() + err.len() < BLOCK_BYTES {
+            next += 1;
+            let is_stderr = args.both && next % STDERR_EVERY == 0;
+            let (source, block) = match is_stderr {
+                true => (Source::Stderr, &mut err),
+                false => (Source::Stdout, &mut out),
+            };
+            teller.next(source, &mut line);
+            block.extend_from_slice(&line);
+        }
+        write_block(tokio::io::stdout(), &mut out).await?;
+        write_block(tokio::io::stderr(), &mut err).await?;
+        let pause = match next {
+            _ if next < due => Duration::ZERO,
+            _ if next < args.lines => TICK,
+            _ if args.hold => Duration::MAX,
+            _ => break,
+        };
+        match timeout(pause, orders.next()).await {
+            Ok(Order::End) => break,
+            Ok(Order::Rest) => {
+                teller.rest(true)?;
+                let order = orders.next_but_rest().await;
+                teller.rest(false)?;
+                if order == Order::End {
+                    break;
+                }
+            }
+            Ok(Order::GoOn) | Err(_) => {}
+        }
+    }
+    Ok(teller.end()?)
+}
+
+/// Writes a block of lines and empties it.
+async fn write_block(
+    mut output: impl AsyncWrite + Unpin,
+    block: &mut Vec<u8>,
+) -> anyhow::Result<()> {
+    if !block.is_empty() {
+        output.write_all(block).await?;
+        output.flush().await?;
+        block.clear();
+    }
+    Ok(())
+}
+
+/// What a signal says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    End,
+    Rest,
+    GoOn,
+}
+
+/// The signals that are orders.
+struct Orders {
+    terminate: Signal,
+    rest: Signal,
+    go_on: Signal,
+}
+
+impl Orders {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            rest: signal(SignalKind::user_defined1())?,
+            go_on: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    async fn next(&mut self) -> Order {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => Order::End,
+            _ = self.rest.recv() => Order::Rest,
+            _ = self.go_on.recv() => Order::GoOn,
+        }
+    }
+
+    async fn next_but_rest(&mut self) -> Order {
+        loop {
+            match self.next().await {
+                Order::Rest => {}
+                order => return order,
+            }
+        }
+    }
 }
 
 /// Writes texts, and returns when they are out.

@@ -1,0 +1,300 @@
+//! One fault at a time, and what it may cost: commands, lines, duplicates.
+
+use crate::chaos::run_args;
+use crate::crashes::{assert_at_least_once, kill_plugin};
+use crate::engine::Client;
+use crate::scene::{PLUGIN, Scene, contents, full_scene, scene};
+use rustix::process::{Signal, kill_process};
+use serde_json::json;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use world::chatter::Shape;
+use world::oracle::examine;
+use world::processes::{TOPIC_ID, wait_until};
+use world::tally;
+
+const PLAIN: Shape = Shape::Plain { bytes: 64 };
+const DEADLINE: Duration = Duration::from_secs(60);
+/// What starting and stopping a container may take longer than with json-file.
+const ADDED_MAX: Duration = Duration::from_secs(1);
+
+/// Runs a command and returns how long it took.
+async fn timed(client: &Client, args: &[&str]) -> Duration {
+    let began = Instant::now();
+    client.docker(args).await.unwrap();
+    began.elapsed()
+}
+
+/// Returns how long each command in the life of a container takes that writes 1,000 lines.
+async fn life(client: &Client, driver: &str, name: &str) -> [Duration; 3] {
+    let run = ["run", "-d", "--network=none", "--name", name];
+    let run = [&run[..], &["--log-driver", driver, "chatter"]].concat();
+    let chatter = ["--lines", "1000", "--hold"];
+    [
+        timed(client, &[&run[..], &chatter].concat()).await,
+        timed(client, &["stop", name]).await,
+        timed(client, &["rm", name]).await,
+    ]
+}
+
+/// Lets containers live with json-file and with the plugin, and asserts that no command takes much
+/// longer with the plugin.
+async fn assert_no_slower(scene: &Scene, what: &str) {
+    const LIVES: usize = 2;
+    let client = scene.engine.client();
+    for number in 0..LIVES {
+        let json_file = life(&client, "json-file", &format!("{what}-json-{number}")).await;
+        let plugin = life(&client, PLUGIN, &format!("{what}-{number}")).await;
+        eprintln!("{what}: run, stop, rm {plugin:?}, with json-file {json_file:?}");
+        for (plugin, json_file) in plugin.iter().zip(&json_file) {
+            assert!(*plugin < *json_file + ADDED_MAX, "{what}: {plugin:?}");
+        }
+    }
+}
+
+/// What listens where the shipper should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Impostor {
+    Silent,
+    Nonsense,
+}
+
+/// Accepts connections, and never says anything that is true.
+async fn pose(listener: UnixListener, impostor: Impostor) {
+    let mut victims = Vec::new();
+    while let Ok((mut victim, _)) = listener.accept().await {
+        if impostor == Impostor::Nonsense {
+            // It may be gone already.
+            victim.write_all(&[0xa5; 4096]).await.ok();
+        }
+        victims.push(victim);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shipper_that_is_none_slows_no_command() {
+    scene(&[], async |scene| {
+        scene.install_plugin(&[]).await;
+        assert_no_slower(scene, "absent").await;
+        for impostor in [Impostor::Nonsense, Impostor::Silent] {
+            let socket = scene.socket();
+            let listener = UnixListener::bind(&socket).unwrap();
+            let mut poses = JoinSet::new();
+            poses.spawn(pose(listener, impostor));
+            // Beyond the longest pause between two attempts of the driver.
+            sleep(Duration::from_secs(4)).await;
+            assert_no_slower(scene, &format!("{impostor:?}").to_lowercase()).await;
+            poses.shutdown().await;
+            fs::remove_file(&socket).unwrap();
+        }
+        scene.start_shipper().await;
+        assert_eq!(scene.wait_for_records(6_000).await.len(), 6_000);
+        scene.signal_shipper(Signal::STOP);
+        assert_no_slower(scene, "frozen").await;
+        scene.signal_shipper(Signal::CONT);
+        assert_eq!(scene.wait_for_records(8_000).await.len(), 8_000);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_driver_holds_up_only_its_own_containers() {
+    const FROZEN: Duration = Duration::from_secs(3);
+    full_scene(async |scene| {
+        let trickle = ["--rate", "500", "--lines", "1000000"];
+        for name in ["stopped", "writes-on"] {
+            scene.run(name, &["-d"], &trickle).await;
+        }
+        scene.wait_for_records(100).await;
+        let client = scene.engine.client();
+        let expected = life(&client, "json-file", "before").await;
+        let driver = scene.engine.processes("/cls-driver")[0];
+        kill_process(driver, Signal::STOP).unwrap();
+        let began = Instant::now();
+        let others = async {
+            let life = life(&client, "json-file", "meanwhile").await;
+            for (took, expected) in life.iter().zip(&expected) {
+                assert!(*took < *expected + ADDED_MAX, "{life:?}, not {expected:?}");
+            }
+            sleep((began + FROZEN).saturating_duration_since(Instant::now())).await;
+            kill_process(driver, Signal::CONT).unwrap();
+            life
+        };
+        let (stop, others) = tokio::join!(timed(&client, &["stop", "stopped"]), others);
+        eprintln!(
+            "stop took {stop:?}, of which the driver was frozen {FROZEN:?}; others {others:?}"
+        );
+        assert!(stop >= FROZEN, "the engine waits for the driver's answer");
+        assert!(stop < FROZEN + ADDED_MAX * 2, "stop took {stop:?}");
+        // Nothing is wedged.
+        life(&client, PLUGIN, "after").await;
+        scene.docker(["rm", "-f", "stopped", "writes-on"]).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shipper_is_replaced_under_load_without_a_duplicate() {
+    const LINES: u64 = 30_000;
+    const REPLACEMENTS: u64 = 3;
+    full_scene(async |scene| {
+        let chatter = ["--lines", &LINES.to_string(), "--rate", "5000"];
+        scene.run("box", &["-d"], &chatter).await;
+        for number in 1..=REPLACEMENTS {
+            let count = LINES * number / (REPLACEMENTS + 2);
+            scene
+                .wait_for_records(usize::try_from(count).unwrap())
+                .await;
+            let took = scene.replace_shipper().await;
+            eprintln!("the old shipper took {took:?} to end");
+        }
+        let records = scene
+            .wait_for_records(usize::try_from(LINES).unwrap())
+            .await;
+        assert_at_least_once(&records, LINES);
+        assert_eq!(records.len() as u64, LINES, "duplicates");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_driver_stops_at_once_and_containers_do_so_with_a_full_journal() {
+    const LINES: u64 = 20_000;
+    /// After 10 s the engine would kill it.
+    const DISABLE_MAX: Duration = Duration::from_secs(5);
+    /// `JOURNAL_BLOCK_MS_MAX` by default, and the time that a stop takes.
+    const STOP_MAX: Duration = Duration::from_secs(5 + 5);
+    scene(&[], async |scene| {
+        scene.install_plugin(&[]).await;
+        let client = scene.engine.client();
+        let chatter = ["--lines", &LINES.to_string(), "--rate", "5000"];
+        scene.run("box", &["-d"], &chatter).await;
+        sleep(Duration::from_secs(1)).await;
+        let took = timed(&client, &["plugin", "disable", "-f", PLUGIN]).await;
+        eprintln!("disabling the plugin took {took:?}");
+        assert!(took < DISABLE_MAX, "disabling the plugin took {took:?}");
+        scene.docker(["plugin", "enable", PLUGIN]).await;
+        for (name, end) in [("stopped", "stop"), ("killed", "kill")] {
+            // More than a journal and all buffers in front of it hold.
+            let flood = ["--lines", "20000", "--bytes", "1000"];
+            let options = ["-d", "--log-opt=journal-size=1m"];
+            scene.run(name, &options, &flood).await;
+            let took = timed(&client, &[end, name]).await;
+            let gone = timed(&client, &["rm", "-f", name]).await;
+            eprintln!("{end} with a full journal took {took:?}, rm {gone:?}");
+            assert!(took + gone < STOP_MAX, "{end} took {took:?}, rm {gone:?}");
+        }
+        assert_eq!(scene.docker(["wait", "box"]).await, "0");
+        scene.start_shipper().await;
+        let lines: Vec<_> = (0..LINES).map(|number| PLAIN.line(number)).collect();
+        let are_there = async || {
+            let records = scene.records().await;
+            let contents = contents(&records);
+            let of_box = contents.iter().filter(|content| content.len() == 64);
+            of_box.eq(lines.iter())
+        };
+        wait_until("all lines of the box arrive once", DEADLINE, are_there)
+            .await
+            .unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_restarts_with_its_containers_loses_nothing() {
+    full_scene(async |scene| {
+        let folder = scene.engine.folder().join("told");
+        fs::create_dir(&folder).unwrap();
+        let mount = format!("{}:/told", folder.display());
+        let chatter = ["--rate", "2000", "--lines", "1000000", "--both"];
+        let docker = ["--restart=always"];
+        scene
+            .docker(run_args("box", PLUGIN, &mount, &docker, &chatter))
+            .await;
+        scene.wait_for_records(1_000).await;
+        scene.engine.stop_dockerd().await.unwrap();
+        scene.engine.start_dockerd(&json!({})).await.unwrap();
+        let starts = async || tally::read(&folder).unwrap().len() == 2;
+        wait_until("the engine starts the box again", DEADLINE, starts)
+            .await
+            .unwrap();
+        scene.docker(["stop", "box"]).await;
+        let tallies = tally::read(&folder).unwrap();
+        let scripts: Vec<_> = tallies.iter().flat_map(|tally| tally.scripts(64)).collect();
+        let line_count: u64 = scripts.iter().map(|script| script.line_count).sum();
+        scene
+            .wait_for_records(usize::try_from(line_count).unwrap())
+            .await;
+        let report = examine(&scripts, &scene.standin.uploads(TOPIC_ID));
+        assert!(tallies.iter().all(|tally| tally.counts.is_some()));
+        assert!(report.is_exact(), "{report}");
+    })
+    .await;
+}
+
+/// The state folder is a disk of its own, which is full while containers come and go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_stops_no_container() {
+    /// Of 8 MiB, more than the journals in memory hold.
+    const LINES: u64 = 120_000;
+    scene(&[], async |scene| {
+        let settings = ["JOURNAL_FREE_DISK=0", "JOURNAL_BLOCK_MS_MAX=100"];
+        scene.install_plugin(&settings).await;
+        let plugin = ["plugin", "inspect", "-f", "{{.Id}}", PLUGIN];
+        let plugin = scene.docker(plugin).await;
+        let state = scene.engine.folder().join("data/plugins").join(plugin);
+        let state = state.join("propagated-mount/state");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]);
+        assert!(mount.arg(&state).status().unwrap().success(), "mount");
+        // The next driver works there from its start on.
+        kill_plugin(scene).await;
+        scene
+            .run("before", &["-d"], &["--lines", "10", "--hold"])
+            .await;
+        let lock = state.join("lock");
+        assert!(lock.exists(), "the driver works on this disk");
+        fill(&state);
+        let chatter = ["--lines", &LINES.to_string(), "--rate", "20000"];
+        scene.run("busy", &["-d"], &chatter).await;
+        assert_no_slower(scene, "full").await;
+        assert_eq!(scene.docker(["wait", "busy"]).await, "0");
+        scene.docker(["stop", "before"]).await;
+        fs::remove_file(state.join("filler")).unwrap();
+        scene.start_shipper().await;
+        scene.docker(["start", "before"]).await;
+        let mut ledger = Vec::new();
+        let is_settled = async || {
+            ledger = scene.ledger().await;
+            let of = |name: &str| {
+                let lines = ledger.iter().filter(|line| line.container_name == name);
+                let sum = |(received, buffered), line: &shipper::ledger::Line| {
+                    (received + line.received, buffered + line.buffered)
+                };
+                lines.fold((0, 0), sum)
+            };
+            of("/busy") == (LINES, 0) && of("/before") == (20, 0)
+        };
+        let waited = wait_until("all is accounted for", DEADLINE, is_settled).await;
+        waited.unwrap_or_else(|error| panic!("{error:#}: {ledger:#?}"));
+        let busy = ledger.iter().find(|line| line.container_name == "/busy");
+        let busy = busy.expect("it is accounted for");
+        eprintln!("with a full disk: {busy:?}");
+        let dropped: u64 = busy.dropped.values().sum();
+        assert_eq!(busy.delivered + dropped, LINES);
+    })
+    .await;
+}
+
+/// Leaves no byte of a disk free.
+fn fill(folder: &Path) {
+    let written = fs::write(folder.join("filler"), vec![0; 32 << 20]);
+    let error = written.expect_err("the disk is smaller");
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+}
