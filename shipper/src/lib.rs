@@ -122,8 +122,10 @@ pub async fn run(
     let tasks = Arc::new(Tasks::default());
     let servers = Tasks::default();
     let ingest = Arc::new(assemble(&config, clock, Arc::clone(&tasks), phase.clone())?);
-    let listeners = Listeners::bind(&config.listen).await?;
+    // Before the unix socket, which is taken from who has it: a second process that can't start is
+    // not to cut the drivers off from the first.
     let admin = bind_tcp(config.admin_listen).await?;
+    let listeners = Listeners::bind(&config.listen).await?;
     let admin_routes = admin::router(admin::Admin {
         metrics: Arc::clone(&ingest.metrics),
         ledger: Arc::clone(&ingest.ledger),

@@ -709,3 +709,22 @@ async fn the_entries_of_a_joined_record_that_dies_are_all_counted_as_dead() {
     assert_eq!((ack.delivered_entries, ack.dead_lettered_entries), (1, 3));
     assert_eq!(site.contents(), ["d"]);
 }
+
+/// Two shippers of one configuration: the second one can't have the first one's admin address.
+#[tokio::test]
+async fn a_second_shipper_that_can_not_start_leaves_the_first_its_socket() {
+    let site = Site::start("").await;
+    drop(site.channel().await);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let text = format!(
+        "[listen]\nunix = \"{}\"\n[admin]\nlisten = \"{}\"\n",
+        site.socket.display(),
+        taken.local_addr().unwrap(),
+    );
+    let config = Config::from_table(text.parse().unwrap(), std::iter::empty()).unwrap();
+    let never = std::future::pending();
+    let error = shipper::run(config, WallClock::system(), never).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.starts_with("listen on 127.0.0.1:"), "{error}");
+    site.channel().await;
+}
