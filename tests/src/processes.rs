@@ -138,15 +138,18 @@ fn number_given(name: &str) -> Option<u64> {
 
 /// Returns a number that a variable says, or what it is without one. For how long and how hard a
 /// test tries: what it demands does not depend on it.
+///
+/// # Panics
+/// If the variable is no number.
 #[allow(
     clippy::disallowed_methods,
     reason = "the harness has no config: a few variables are all"
 )]
 pub fn number_of(variable: &str, default: u64) -> u64 {
     let given = std::env::var(variable).ok();
-    given.map_or(default, |given| {
-        let number = given.parse();
-        number.unwrap_or_else(|_| panic!("{variable}={given} is not a number"))
+    let number = given.map(|given| given.parse());
+    number.map_or(default, |number| {
+        number.expect("the variable is a whole number")
     })
 }
 
