@@ -13,6 +13,7 @@ use std::time::SystemTime;
 
 use rustix::io::Errno;
 
+use crate::config::Config;
 use crate::containers::{end_record, remove_folder};
 use crate::disk::Disk;
 use crate::journal::medium::{segment_file_name, segment_start};
@@ -68,6 +69,15 @@ pub(crate) struct Found {
 }
 
 impl Kept {
+    /// Returns an empty list with the bounds that the settings give.
+    pub(crate) fn from_config(config: &Config, disk: &Arc<dyn Disk>) -> Self {
+        Self::new(
+            Arc::clone(disk),
+            config.keep_bytes_max,
+            config.keep_total_bytes_max,
+        )
+    }
+
     /// Returns an empty list with its bounds.
     pub(crate) fn new(disk: Arc<dyn Disk>, container_bytes_max: u64, total_bytes_max: u64) -> Self {
         Self {

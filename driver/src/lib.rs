@@ -65,8 +65,8 @@ pub enum RunError {
     PartEnded(&'static str),
 }
 
-/// Runs the driver, with its state on `disk`, until `shutdown` resolves, then reads every FIFO empty, waits a moment for
-/// acknowledgements, syncs the journals, and returns.
+/// Runs the driver, with its state on `disk`, until `shutdown` resolves, then reads every FIFO empty,
+/// waits a moment for acknowledgements, syncs the journals, and returns.
 ///
 /// # Errors
 /// See [`RunError`]. What was received is in the journals.
@@ -84,11 +84,7 @@ pub async fn run(
     let signals = Arc::new(Signals::default());
     let mut pump = Pump::start(Arc::clone(&signals), config.journal_block_max)?;
     let budget = Arc::new(Budget::new(config.journal_total_bytes_max));
-    let kept = Arc::new(Kept::new(
-        Arc::clone(&disk),
-        config.keep_bytes_max,
-        config.keep_total_bytes_max,
-    ));
+    let kept = Arc::new(Kept::from_config(&config, &disk));
     let (connected, checker) = forward::connection();
     let settings = TableSettings {
         state_dir: config.state_dir.clone(),
