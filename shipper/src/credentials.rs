@@ -63,6 +63,20 @@ pub struct Credentials {
     pub token: Option<Secret>,
 }
 
+impl Credentials {
+    /// Returns `text` without any part of the pair: an answer can quote what it refuses.
+    pub fn redact(&self, text: &str) -> String {
+        let secrets = [Some(&self.id), Some(&self.key), self.token.as_ref()];
+        let mut redacted = text.to_owned();
+        for secret in secrets.into_iter().flatten() {
+            if !secret.expose().is_empty() {
+                redacted = redacted.replace(secret.expose(), "[redacted]");
+            }
+        }
+        redacted
+    }
+}
+
 /// Which key pair a lane signs with.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum CredentialRef {
@@ -342,6 +356,19 @@ mod tests {
         assert!(
             error.contains("secret_key") && !error.contains("EXAMPLE"),
             "{error}"
+        );
+    }
+
+    #[test]
+    fn no_part_of_a_pair_is_left_in_a_text() {
+        let credentials = Credentials {
+            id: Secret::new("AKIDEXAMPLE".into()),
+            key: Secret::new("SKEXAMPLE".into()),
+            token: Some(Secret::new(String::new())),
+        };
+        assert_eq!(
+            credentials.redact("secret id AKIDEXAMPLE does not go with SKEXAMPLE"),
+            "secret id [redacted] does not go with [redacted]"
         );
     }
 

@@ -330,7 +330,7 @@ impl Uploader {
             }
         };
         let now_s = self.clock.unix_s();
-        let outcome = self
+        let mut outcome = self
             .client
             .upload(&key.target, &credentials, &part.body, key.timeout, now_s)
             .await;
@@ -338,6 +338,9 @@ impl Uploader {
             self.credentials
                 .forget(&key.credentials, &credentials)
                 .await;
+        }
+        if let Outcome::Answer(answer) = &mut outcome {
+            answer.message = credentials.redact(&answer.message);
         }
         Some(outcome)
     }
