@@ -8,11 +8,13 @@
 )]
 
 mod conservation;
+mod fleet;
 mod lanes;
 mod official_sdk;
 mod outage;
 mod relay;
 mod restart;
+mod rotation;
 mod simulation;
 mod standin;
 mod tidy;

@@ -22,7 +22,7 @@ mod site;
 mod time;
 mod verdict;
 
-use crate::world::turn;
+use crate::world::turn_without_runtime;
 use run::Outcome;
 use schedule::Schedule;
 use std::collections::BTreeMap;
@@ -83,7 +83,7 @@ const OCCURRENCES: &[&str] = &[
 /// Every line that was promised arrives or is in the ledger, whatever goes wrong meanwhile.
 #[test]
 fn every_seed_keeps_the_promises() {
-    let _turn = turn();
+    let _turn = turn_without_runtime();
     let seeds = match world::processes::seed_given() {
         Some(seed) => {
             say_everything();
@@ -132,7 +132,7 @@ fn every_seed_keeps_the_promises() {
 /// lines/s; its journal may hold 1 GiB. Every line arrives once, in order.
 #[test]
 fn an_outage_of_cls_costs_no_line() {
-    let _turn = turn();
+    let _turn = turn_without_runtime();
     let longest_s = world::processes::outage_given().unwrap_or(OUTAGE_S_MAX);
     for seconds in [1, 60, 600, 3_600] {
         if seconds > longest_s {

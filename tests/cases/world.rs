@@ -18,8 +18,13 @@ const PATIENCE: Duration = Duration::from_secs(45);
 
 static TURN: Mutex<()> = Mutex::const_new(());
 
+/// Waits for the right to use the machine.
+pub(crate) async fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().await
+}
+
 /// Takes the right to use the machine, for a case without a runtime.
-pub(crate) fn turn() -> MutexGuard<'static, ()> {
+pub(crate) fn turn_without_runtime() -> MutexGuard<'static, ()> {
     TURN.blocking_lock()
 }
 
@@ -42,7 +47,7 @@ impl World {
         watcher: Option<mpsc::Sender<Arc<Upload>>>,
         upload: UploadSettings,
     ) -> Self {
-        let turn = TURN.lock().await;
+        let turn = turn().await;
         let address = "127.0.0.1:0".parse().unwrap();
         let standin = Standin::start(address, config, Clock::system(), watcher)
             .await

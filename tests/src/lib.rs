@@ -5,6 +5,8 @@
 pub mod chatter;
 pub mod client;
 pub mod dockerd;
+pub mod metadata;
+pub mod nodes;
 pub mod oracle;
 pub mod processes;
 pub mod script;

@@ -418,15 +418,7 @@ impl Host {
     /// # Errors
     /// If it does not come up.
     pub async fn start_shipper(&mut self) -> anyhow::Result<()> {
-        let path = self.dir.path().join("shipper.toml");
-        fs::write(&path, self.shipper_toml())?;
-        let mut command = Command::new(binary("cls-shipper")?);
-        command.arg("--config").arg(path);
-        let mut shipper = Process::start("shipper", command, self.dir.path())?;
-        let admin = self.admin;
-        shipper
-            .wait_ready(async || client::call(admin, "GET", "/healthz").await.is_ok())
-            .await?;
+        let shipper = start_shipper(self.dir.path(), &self.shipper_toml(), self.admin, &[]).await?;
         self.shipper = Some(shipper);
         Ok(())
     }
@@ -437,20 +429,13 @@ impl Host {
     /// If it does not come up.
     pub async fn start_driver(&mut self) -> anyhow::Result<()> {
         let dir = self.dir.path();
-        let socket = dir.join("plugin.sock");
-        let mut command = Command::new(binary("cls-driver")?);
-        command.env("PLUGIN_SOCKET", &socket);
-        command.env("STATE_DIR", dir.join("state"));
-        command.env(
-            "SHIPPER",
-            format!("unix://{}", dir.join("shipper.sock").display()),
-        );
-        command.env("HOST_NAME", HOST_NAME);
-        command.env("LOG_LEVEL", "info");
-        let mut driver = Process::start("driver", command, dir)?;
-        let is_ready = async || tokio::net::UnixStream::connect(&socket).await.is_ok();
-        driver.wait_ready(is_ready).await?;
-        self.driver = Some(driver);
+        let shipper = format!("unix://{}", dir.join("shipper.sock").display());
+        let settings = [
+            ("SHIPPER", shipper.as_str()),
+            ("HOST_NAME", HOST_NAME),
+            ("LOG_LEVEL", "info"),
+        ];
+        self.driver = Some(start_driver(dir, &settings).await?);
         Ok(())
     }
 
@@ -555,6 +540,44 @@ listen = "{admin}"
     }
 }
 
+/// Starts a shipper in `dir`, with `config` and `arguments`, and waits until its admin server at
+/// `admin` answers.
+///
+/// # Errors
+/// If it does not come up.
+pub async fn start_shipper(
+    dir: &Path,
+    config: &str,
+    admin: SocketAddr,
+    arguments: &[&str],
+) -> anyhow::Result<Process> {
+    let path = dir.join("shipper.toml");
+    fs::write(&path, config)?;
+    let mut command = Command::new(binary("cls-shipper")?);
+    command.arg("--config").arg(path).args(arguments);
+    let mut shipper = Process::start("shipper", command, dir)?;
+    shipper
+        .wait_ready(async || client::call(admin, "GET", "/healthz").await.is_ok())
+        .await?;
+    Ok(shipper)
+}
+
+/// Starts a driver with its socket and its state in `dir`, and waits until it answers.
+///
+/// # Errors
+/// If it does not come up.
+pub async fn start_driver(dir: &Path, settings: &[(&str, &str)]) -> anyhow::Result<Process> {
+    let socket = dir.join("plugin.sock");
+    let mut command = Command::new(binary("cls-driver")?);
+    command.env("PLUGIN_SOCKET", &socket);
+    command.env("STATE_DIR", dir.join("state"));
+    command.envs(settings.iter().copied());
+    let mut driver = Process::start("driver", command, dir)?;
+    let is_ready = async || tokio::net::UnixStream::connect(&socket).await.is_ok();
+    driver.wait_ready(is_ready).await?;
+    Ok(driver)
+}
+
 /// Starts `cls-standin` as a process that takes what a [`Host`] uploads, and returns its address.
 ///
 /// # Errors
@@ -580,7 +603,10 @@ pub async fn start_standin(dir: &Path, options: &[&str]) -> anyhow::Result<(Proc
 }
 
 /// Returns a loopback address whose port nobody uses now.
-fn free_address() -> std::io::Result<SocketAddr> {
+///
+/// # Errors
+/// If there is none.
+pub fn free_address() -> std::io::Result<SocketAddr> {
     std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
 
