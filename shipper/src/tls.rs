@@ -6,6 +6,7 @@
 //! says so. Handshakes run beside each other, bounded in number and time, so that a peer that
 //! sends nothing keeps nobody else out.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{error, warn};
@@ -26,7 +27,7 @@ use tracing::{error, warn};
 use crate::Chain;
 use crate::watched::Watched;
 
-/// Handshakes under way; further connections wait in the kernel's queue.
+/// Handshakes under way; a further one takes the place of the oldest.
 const HANDSHAKES_MAX: usize = 256;
 
 /// Bound of one handshake.
@@ -172,13 +173,10 @@ pub async fn accept(
     tls: ServerTls,
     accepted: mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
 ) {
-    let permits = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let failures = Arc::new(AtomicU64::new(0));
     let mut handshakes = JoinSet::new();
+    let mut oldest_first = VecDeque::new();
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-            return;
-        };
         let connection = tokio::select! {
             connection = listener.accept() => connection,
             () = accepted.closed() => return,
@@ -196,8 +194,8 @@ pub async fn accept(
             continue;
         };
         let (accepted, failures) = (accepted.clone(), Arc::clone(&failures));
-        handshakes.spawn(async move {
-            let _permit = permit;
+        make_room(&mut oldest_first);
+        let handshake = handshakes.spawn(async move {
             let handshake = TlsAcceptor::from(config).accept(stream);
             let reason = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
                 Ok(Ok(stream)) => {
@@ -213,6 +211,20 @@ pub async fn accept(
                 warn!(%peer, reason, failures = count, "TLS handshake failed");
             }
         });
+        oldest_first.push_back(handshake);
+    }
+}
+
+/// Ends the oldest handshake if there are too many. One that goes on takes milliseconds, so that
+/// the oldest are those of peers that are silent or slow.
+fn make_room(oldest_first: &mut VecDeque<AbortHandle>) {
+    if oldest_first.len() >= HANDSHAKES_MAX {
+        oldest_first.retain(|handshake| !handshake.is_finished());
+    }
+    if oldest_first.len() >= HANDSHAKES_MAX
+        && let Some(oldest) = oldest_first.pop_front()
+    {
+        oldest.abort();
     }
 }
 
