@@ -31,6 +31,10 @@ pub const ENV_PREFIX: &str = "CLS_SHIPPER__";
 /// The socket that a driver on the same host dials by default.
 pub const LISTEN_UNIX_DEFAULT: &str = "/run/cls-shipper/shipper.sock";
 
+/// Age at which a call over TCP ends, so that its host dials anew: hosts spread over the shippers
+/// there are, also over one that has come back, within minutes. A reconnection costs milliseconds.
+pub const CONNECTION_AGE_S_DEFAULT: u64 = 300;
+
 /// Loopback, because metrics name containers; 9464 is the port that Prometheus exporters use.
 pub const ADMIN_LISTEN_DEFAULT: &str = "127.0.0.1:9464";
 
@@ -87,6 +91,8 @@ pub struct Listen {
     pub tcp: Option<SocketAddr>,
     /// Certificates of the TCP listener.
     pub tls: Option<TlsFiles>,
+    /// Age at which a call over TCP ends; `None` for no bound.
+    pub connection_age_max: Option<Duration>,
 }
 
 /// What a container's options need not say.
@@ -266,7 +272,14 @@ fn read_listen(root: &mut Section, faults: &mut Faults) -> Listen {
     let tcp = section.address("tcp", faults);
     let tls = read_tls(&mut section, faults);
     let insecure = section.flag("insecure", faults);
-    section.end(&["unix", "tcp", "tls", "insecure"], faults);
+    let age_s = section.number(
+        "connection_age_max_s",
+        0..=86_400,
+        CONNECTION_AGE_S_DEFAULT,
+        faults,
+    );
+    let known = ["unix", "tcp", "tls", "insecure", "connection_age_max_s"];
+    section.end(&known, faults);
     if let Some(address) =
         tcp.filter(|address| !address.ip().is_loopback() && tls.is_none() && !insecure)
     {
@@ -279,7 +292,12 @@ fn read_listen(root: &mut Section, faults: &mut Faults) -> Listen {
     if unix.is_none() && tcp.is_none() {
         unix = Some(PathBuf::from(LISTEN_UNIX_DEFAULT));
     }
-    Listen { unix, tcp, tls }
+    Listen {
+        unix,
+        tcp,
+        tls,
+        connection_age_max: (age_s > 0).then_some(Duration::from_secs(age_s)),
+    }
 }
 
 fn read_tls(listen: &mut Section, faults: &mut Faults) -> Option<TlsFiles> {

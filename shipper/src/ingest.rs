@@ -7,6 +7,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::Stream as FutureStream;
 use futures_util::stream::unfold;
@@ -64,6 +65,8 @@ pub struct Ingest {
     pub piece_bytes_max: usize,
     /// Logs at which a piece of records is handed to its lane.
     pub piece_logs_max: usize,
+    /// Age at which a call over TCP makes way for another one, which may go elsewhere.
+    pub connection_age_max: Option<Duration>,
     /// Where the process stands.
     pub phase: watch::Receiver<Phase>,
 }
@@ -83,7 +86,9 @@ impl Relay for RelayService {
         request: Request<Streaming<ShipRequest>>,
     ) -> Result<Response<ShipStream>, Status> {
         let host = self.0.admit(&request)?;
-        let session = Session::new(Arc::clone(&self.0), host, request.into_inner());
+        // Only a peer on TCP has an address.
+        let age_max = request.remote_addr().and(self.0.connection_age_max);
+        let session = Session::new(Arc::clone(&self.0), host, request.into_inner(), age_max);
         let responses = unfold(session, |mut session| async move {
             let response = session.next().await?;
             Some((response, session))

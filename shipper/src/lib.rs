@@ -193,6 +193,7 @@ fn assemble(
         clock,
         piece_bytes_max: config.upload.batch_bytes_max,
         piece_logs_max: config.upload.batch_logs_max,
+        connection_age_max: config.listen.connection_age_max,
         phase,
     })
 }

@@ -15,7 +15,7 @@ use proto::relay::{Chunk, Finish, Hole, Open, Opened, Refused, ShipRequest, Ship
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::ack::Progress;
 use crate::ingest::{Ingest, Phase};
@@ -31,6 +31,11 @@ const WINDOW_PERIOD: Duration = Duration::from_secs(1);
 /// Time that a driver has to send what a closed window kept back, before what waits for it counts as
 /// late.
 const REOPENED_GRACE: Duration = Duration::from_secs(1);
+
+/// How long a call that makes way for another one waits for its acknowledgements, while it reads
+/// nothing. A lane that holds does not answer in time, and must not stop the host's other lanes: the
+/// call then goes on, and tries again at the next age.
+const LEAVE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// How far a host may be ahead of its allowance: a second's worth comes at once.
 const ALLOWANCE_BURST: Duration = Duration::from_secs(1);
@@ -48,7 +53,61 @@ pub(crate) struct Session {
     flush_due: Option<Instant>,
     /// When the host's allowance covers what it has sent; requests are read until shortly before.
     paid_until: Instant,
+    stay: Stay,
     has_ended: bool,
+}
+
+/// How long the call stays, so that hosts spread over shippers anew.
+#[derive(Debug, Clone, Copy)]
+enum Stay {
+    /// For ever: over a unix socket there is no other shipper.
+    Unlimited,
+    /// Until then, and for `age` more whenever that does not work out.
+    Until { at: Instant, age: Duration },
+    /// Nothing more is read, and the call ends once all is acknowledged, if that is in time.
+    Leaving { by: Instant, age: Duration },
+}
+
+impl Stay {
+    /// Begins a stay of between half of `age` and all of it: hosts that came together shall not
+    /// leave together.
+    fn begin(age: Option<Duration>, now: Instant) -> Self {
+        use std::hash::{BuildHasher as _, RandomState};
+        let Some(age) = age else {
+            return Self::Unlimited;
+        };
+        let share = RandomState::new().hash_one(()) & u64::from(u16::MAX);
+        let jitter = age.mul_f64(share as f64 / f64::from(u16::MAX) / 2.0);
+        Self::Until {
+            at: now + age / 2 + jitter,
+            age,
+        }
+    }
+
+    fn is_leaving(self) -> bool {
+        matches!(self, Self::Leaving { .. })
+    }
+
+    /// Returns when it changes.
+    fn due(self) -> Option<Instant> {
+        match self {
+            Self::Unlimited => None,
+            Self::Until { at, .. } => Some(at),
+            Self::Leaving { by, .. } => Some(by),
+        }
+    }
+
+    /// Returns what follows at `now`.
+    fn next(self, now: Instant) -> Self {
+        match self {
+            Self::Until { at, age } if at <= now => Self::Leaving {
+                by: now + LEAVE_WAIT_MAX,
+                age,
+            },
+            Self::Leaving { by, age } if by <= now => Self::begin(Some(age), now),
+            Self::Unlimited | Self::Until { .. } | Self::Leaving { .. } => self,
+        }
+    }
 }
 
 /// One stream of a call.
@@ -60,6 +119,8 @@ struct OpenStream {
     next_offset: u64,
     /// What the pieces so far cover.
     settled_offset: u64,
+    /// What the driver has been told is delivered.
+    acked_offset: u64,
     /// Fates of entries behind it, whose counts go with the piece that covers them.
     ahead: Vec<Fate>,
     /// Nothing is flushed for its age before this.
@@ -69,7 +130,13 @@ struct OpenStream {
 }
 
 impl Session {
-    pub(crate) fn new(ingest: Arc<Ingest>, host: Host, inbound: Streaming<ShipRequest>) -> Self {
+    /// Begins a call that makes way for another one at `age_max`.
+    pub(crate) fn new(
+        ingest: Arc<Ingest>,
+        host: Host,
+        inbound: Streaming<ShipRequest>,
+        age_max: Option<Duration>,
+    ) -> Self {
         ingest.metrics.hosts.inc();
         Self {
             phase: ingest.phase.clone(),
@@ -81,6 +148,7 @@ impl Session {
             windows_due: Instant::now() + WINDOW_PERIOD,
             flush_due: None,
             paid_until: Instant::now(),
+            stay: Stay::begin(age_max, Instant::now()),
             has_ended: false,
         }
     }
@@ -98,9 +166,15 @@ impl Session {
                 return None;
             }
             let now = Instant::now();
+            self.follow_stay(now);
+            if self.stay.is_leaving() && self.is_all_acknowledged() {
+                debug!("a call ends for its age");
+                return None;
+            }
             let read_due = Some(self.read_due()).filter(|due| *due > now);
-            let may_read = phase == Phase::Serving && read_due.is_none();
-            let due = [self.flush_due, read_due].into_iter().flatten();
+            let may_read = phase == Phase::Serving && read_due.is_none() && !self.stay.is_leaving();
+            let due = [self.flush_due, read_due, self.stay.due()];
+            let due = due.into_iter().flatten();
             let due = due.fold(self.windows_due, Instant::min);
             tokio::select! {
                 biased;
@@ -115,6 +189,25 @@ impl Session {
                 }
             }
         }
+    }
+
+    fn follow_stay(&mut self, now: Instant) {
+        let was_leaving = self.stay.is_leaving();
+        self.stay = self.stay.next(now);
+        if was_leaving && !self.stay.is_leaving() {
+            self.flush_due = self
+                .streams
+                .values()
+                .filter_map(OpenStream::flush_due)
+                .min();
+        }
+    }
+
+    /// Returns whether the driver knows of all that was handed to lanes. What else has come waits
+    /// for its rest, which the next call brings, and with it the beginning.
+    fn is_all_acknowledged(&self) -> bool {
+        let mut streams = self.streams.values();
+        streams.all(|stream| stream.acked_offset >= stream.settled_offset)
     }
 
     /// Returns when the next request may be read: a host may be ahead of its allowance by
@@ -226,6 +319,7 @@ impl Session {
             window: Window::new(Arc::clone(&self.ingest.budget), open.resume_offset),
             next_offset: open.resume_offset,
             settled_offset: open.resume_offset,
+            acked_offset: open.resume_offset,
             ahead: Vec::new(),
             flush_from: None,
             end_offset: None,
@@ -304,6 +398,7 @@ impl Session {
             let Some(stream) = self.streams.get_mut(&ack.stream) else {
                 continue;
             };
+            stream.acked_offset = stream.acked_offset.max(ack.offset);
             stream.keep_waiting_if_closed(Instant::now());
             if let Some(window_bytes) = stream.window.acknowledge(ack.offset) {
                 self.outbox.resize(ack.stream, window_bytes);
@@ -336,10 +431,10 @@ impl Session {
         }
     }
 
-    /// Flushes what is late. While the process stops, nothing is: the next one gets the rest of a
-    /// record, and with it the beginning, which is not acknowledged.
+    /// Flushes what is late. While the process stops or the call leaves, nothing is: the next one
+    /// gets the rest of a record, and with it the beginning, which is not acknowledged.
     fn flush(&mut self, now: Instant) {
-        if *self.phase.borrow() != Phase::Serving {
+        if *self.phase.borrow() != Phase::Serving || self.stay.is_leaving() {
             self.flush_due = None;
             return;
         }
