@@ -1,8 +1,8 @@
 //! The forwarder: one `Ship` call to one shipper, for all streams of the host.
 //!
 //! ```text
-//! connect ──▶ session ──call ends──▶ next endpoint at once
-//!    ▲                                     │ all endpoints failed
+//! connect ──▶ session ──call ends──▶ next endpoint at once, the first one after the last
+//!    ▲                                     │ all endpoints failed since one was useful
 //!    └──────────── backoff ◀───────────────┘
 //! ```
 //!
@@ -16,6 +16,7 @@
 
 use crate::config::{Config, Endpoint};
 use crate::containers::Table;
+use crate::explain::Explanation;
 use crate::fifo::Signals;
 use crate::gather::{Gatherer, Round};
 use proto::backoff::Backoff;
@@ -198,6 +199,67 @@ pub(crate) fn connection() -> (watch::Sender<Option<Client>>, Checker) {
     )
 }
 
+impl SessionEnd {
+    /// Returns why, with its causes, and what to do about it.
+    fn explain(&self, endpoint: &Endpoint) -> Explanation {
+        match self {
+            Self::Failed(status) if status.code() != tonic::Code::Unauthenticated => {
+                Explanation::new(endpoint, status)
+            }
+            Self::Failed(_) | Self::Shutdown | Self::Ended | Self::Fault(_) | Self::Pass => {
+                Explanation::plain(self.to_string())
+            }
+        }
+    }
+}
+
+/// What is wrong with the endpoints, since one of them was useful.
+#[derive(Debug, Default)]
+struct Faults {
+    /// One sentence each.
+    found: Vec<String>,
+    kinds: Vec<String>,
+    /// The kinds that were said last: an outage of hours is said once.
+    said: Vec<String>,
+    /// Endpoints that took a connection and no call.
+    refusing: Vec<String>,
+}
+
+impl Faults {
+    fn add(&mut self, endpoint: &Endpoint, why: &Explanation) {
+        tracing::debug!(%endpoint, %why, "an endpoint is of no use");
+        self.found.push(format!("{endpoint}: {why}"));
+        self.kinds.push(format!("{endpoint}: {}", why.kind()));
+    }
+
+    /// Says what was found, if it is news, and begins anew.
+    fn say(&mut self) {
+        let causes = std::mem::take(&mut self.found).join("; ");
+        let kinds = std::mem::take(&mut self.kinds);
+        if self.said != kinds {
+            tracing::warn!(
+                causes,
+                "no shipper can be reached; entries stay in the journals"
+            );
+        }
+        self.said = kinds;
+    }
+
+    /// Says that there is a connection, unless this endpoint refuses calls: it may do so for hours.
+    fn say_connected(&mut self, endpoint: &Endpoint) {
+        let name = endpoint.to_string();
+        let count = self.refusing.len();
+        self.refusing.retain(|refusing| *refusing != name);
+        if self.refusing.len() == count {
+            tracing::info!(%endpoint, "connected to a shipper");
+        }
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
 impl Forwarder {
     /// Returns a forwarder that begins when it is run, and ends when `shutdown` turns true.
     pub(crate) fn new(
@@ -226,39 +288,47 @@ impl Forwarder {
         let mut gatherer = Gatherer::new(table, Arc::clone(&self.signals), self.seed);
         let mut backoff = Backoff::new(RETRY_BASE, RETRY_CAP, self.seed);
         let endpoints = self.config.shipper.clone();
-        let mut is_failure_said = false;
+        let mut ring = endpoints.iter().cycle();
+        let mut faults = Faults::default();
         while !*self.shutdown.borrow() {
-            for endpoint in &endpoints {
-                let client = match self.connect(endpoint).await {
-                    Ok(client) => client,
-                    Err(error) => {
-                        tracing::debug!(
-                            %endpoint,
-                            error = %crate::Chain(&error),
-                            "could not reach a shipper"
-                        );
-                        continue;
+            for endpoint in ring.by_ref() {
+                match self.connect(endpoint).await {
+                    Err(error) => faults.add(endpoint, &Explanation::new(endpoint, &error)),
+                    Ok(client) => {
+                        faults.say_connected(endpoint);
+                        self.connected.send_replace(Some(client.clone()));
+                        let (returned, end, was_useful) = self.session(client, gatherer).await;
+                        self.connected.send_replace(None);
+                        gatherer = returned;
+                        // A pass that panicked may have left anything behind: the process starts
+                        // afresh.
+                        if matches!(end, SessionEnd::Shutdown | SessionEnd::Pass) {
+                            return;
+                        }
+                        if was_useful {
+                            backoff.reset();
+                            faults.clear();
+                        }
+                        if was_useful && matches!(end, SessionEnd::Ended) {
+                            tracing::info!(%endpoint, %end, "changing to the next shipper");
+                            continue;
+                        }
+                        if was_useful {
+                            tracing::warn!(
+                                %endpoint, %end, "lost a shipper; entries stay in the journals"
+                            );
+                            faults.add(endpoint, &Explanation::plain(end.to_string()));
+                        } else {
+                            faults.add(endpoint, &end.explain(endpoint));
+                            faults.refusing.push(endpoint.to_string());
+                        }
                     }
-                };
-                tracing::info!(%endpoint, "connected to a shipper");
-                is_failure_said = false;
-                self.connected.send_replace(Some(client.clone()));
-                let (returned, end, was_useful) = self.session(client, gatherer).await;
-                self.connected.send_replace(None);
-                gatherer = returned;
-                // A pass that panicked may have left anything behind: the process starts afresh.
-                if matches!(end, SessionEnd::Shutdown | SessionEnd::Pass) {
-                    return;
                 }
-                tracing::warn!(%endpoint, %end, "lost a shipper; entries stay in the journals");
-                if was_useful {
-                    backoff.reset();
+                if faults.found.len() >= endpoints.len() {
+                    break;
                 }
             }
-            if !is_failure_said {
-                is_failure_said = true;
-                tracing::warn!("no shipper can be reached; entries stay in the journals");
-            }
+            faults.say();
             let delay = backoff.next_delay();
             let stopped = self.shutdown.wait_for(|&is_stopping| is_stopping);
             // Either way the loop decides.

@@ -15,6 +15,7 @@ mod config;
 mod containers;
 mod counters;
 mod disk;
+mod explain;
 mod fifo;
 mod final_reports;
 mod forward;
