@@ -418,6 +418,7 @@ impl Forwarder {
         let end = session.run(self, requests).await;
         let was_useful = session.was_useful;
         drop(client);
+        let mut responses = std::mem::take(&mut session.responses);
         let returned = session.pass.into_gatherer().await;
         let new = || {
             Gatherer::new(
@@ -429,6 +430,8 @@ impl Forwarder {
         let mut gatherer = returned.unwrap_or_else(new);
         // Nothing is in flight any more: all of it may be dropped if a journal fills.
         let reset = move || {
+            // What came before the end counts: an acknowledgement that is not applied is a repeat.
+            gatherer.apply(&mut responses, Instant::now());
             gatherer.reset();
             gatherer
         };
