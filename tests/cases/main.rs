@@ -9,6 +9,7 @@
 
 mod conservation;
 mod fleet;
+mod hosts;
 mod lanes;
 mod official_sdk;
 mod outage;
@@ -18,4 +19,5 @@ mod rotation;
 mod simulation;
 mod standin;
 mod tidy;
+mod transport;
 mod world;

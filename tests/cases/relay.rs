@@ -728,3 +728,70 @@ async fn a_second_shipper_that_can_not_start_leaves_the_first_its_socket() {
     assert!(error.starts_with("listen on 127.0.0.1:"), "{error}");
     site.channel().await;
 }
+
+/// Sends opens of `count` streams, a thousand a request, as long as the shipper takes them.
+async fn flood(requests: &mpsc::Sender<ShipRequest>, count: u32) {
+    for first in (0..count).step_by(1_000) {
+        let kinds = (first..count.min(first + 1_000)).map(|stream| open(stream, 0, &[]));
+        let events = kinds.map(|kind| Event { kind: Some(kind) }).collect();
+        if requests.send(ShipRequest { events }).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_floods_is_ended_and_others_go_on() {
+    let site = Site::start("").await;
+    let (mut good, mut bad) = (site.call().await, site.call().await);
+    let (entries, middle) = chunk(1, 0, &["before"]);
+    good.send(vec![open(1, 0, &[]), entries]).await;
+    good.acked_to(1, middle).await.unwrap();
+    let requests = bad.requests.clone();
+    let (status, ()) = tokio::join!(bad.until(|_| None::<()>), flood(&requests, 20_000));
+    let status = status.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(
+        status.message().contains("at most 16384 streams"),
+        "{status}"
+    );
+    let (entries, end) = chunk(1, middle, &["after"]);
+    good.send(vec![entries]).await;
+    good.acked_to(1, end).await.unwrap();
+    assert_eq!(site.contents(), ["before", "after"]);
+}
+
+#[tokio::test]
+async fn a_message_beyond_the_bound_ends_its_own_call_only() {
+    let site = Site::start("").await;
+    let (mut good, mut bad) = (site.call().await, site.call().await);
+    let line = "x".repeat(5 << 20);
+    let (entries, _) = chunk(1, 0, &[&line]);
+    bad.send(vec![open(1, 0, &[]), entries]).await;
+    let status = bad.until(|_| None::<()>).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+    let (entries, end) = chunk(1, 0, &["fine"]);
+    good.send(vec![open(1, 0, &[]), entries]).await;
+    good.acked_to(1, end).await.unwrap();
+    assert_eq!(site.contents(), ["fine"]);
+}
+
+#[tokio::test]
+async fn a_tenant_that_opens_streams_for_ever_is_refused_the_rest() {
+    let tenant = "[[tenants]]\nname = \"a\"\nunix_uid = 0\nstreams_max = 100";
+    let site = Site::start(tenant).await;
+    let mut call = site.call().await;
+    flood(&call.requests, 1_000).await;
+    let mut refused = 0;
+    let reason = call.until(|response| {
+        refused += response.refused.len();
+        (refused >= 900).then(|| response.refused[0].reason.clone())
+    });
+    assert_eq!(
+        reason.await.unwrap(),
+        "tenant a has 100 open streams, its bound (streams_max)"
+    );
+    let (entries, end) = chunk(1, 0, &["one of the hundred"]);
+    call.send(vec![entries]).await;
+    call.acked_to(1, end).await.unwrap();
+}
