@@ -159,9 +159,7 @@ impl Line {
             buffered_bytes: stream.buffered_bytes,
         }
     }
-}
 
-impl Line {
     /// Returns each fate that an entry can have, and how many had it; together they are those
     /// received.
     pub fn fates(&self) -> [(&'static str, u64); 5] {
@@ -300,6 +298,10 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert_eq!((lines[0].host.as_str(), lines[0].buffered), ("a", 3));
         assert_eq!(lines[1].buffered, 0);
+        for line in &lines {
+            let sum: u64 = line.fates().iter().map(|(_, entries)| entries).sum();
+            assert_eq!(sum, line.received);
+        }
         insta::assert_snapshot!(table(&lines), @r"
         HOST  CONTAINER  RECEIVED  DELIVERED  FILTERED  DROPPED             DEAD  BUFFERED
         a     web        12        5          1         2 (journal_full 2)  1     3

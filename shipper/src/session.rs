@@ -195,11 +195,7 @@ impl Session {
         let was_leaving = self.stay.is_leaving();
         self.stay = self.stay.next(now);
         if was_leaving && !self.stay.is_leaving() {
-            self.flush_due = self
-                .streams
-                .values()
-                .filter_map(OpenStream::flush_due)
-                .min();
+            self.flush_due = self.earliest_flush();
         }
     }
 
@@ -452,8 +448,12 @@ impl Session {
             touched.add(&stream.lane);
         }
         touched.wake();
+        self.flush_due = self.earliest_flush();
+    }
+
+    fn earliest_flush(&self) -> Option<Instant> {
         let streams = self.streams.values();
-        self.flush_due = streams.filter_map(OpenStream::flush_due).min();
+        streams.filter_map(OpenStream::flush_due).min()
     }
 
     fn note_flush(&mut self, number: u32) {
