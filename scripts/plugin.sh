@@ -22,7 +22,7 @@ main() {
     case $1 in
       --name) name=$2; shift 2 ;;
       --image) image=$2; shift 2 ;;
-      [A-Z]*=* | tls.source=*) settings[${1%%=*}]=${1#*=}; shift ;;
+      [A-Z]*=* | run.source=* | tls.source=*) settings[${1%%=*}]=${1#*=}; shift ;;
       [a-z0-9]*)
         [[ $command == journal ]] || die "unknown argument $1"
         journal+=("$1"); shift ;;
@@ -146,11 +146,11 @@ keep_settings() {
   local setting key
   while IFS= read -r setting; do
     key=${setting%%=*}
-    if [[ $key == PLUGIN_SOCKET || $key == STATE_DIR || -z ${setting#*=} ]]; then continue; fi
-    if [[ $key != tls.source ]] && ! grep -q "\"name\": \"$key\"" "$ROOT/config.json"; then continue; fi
+    if [[ $key == PLUGIN_SOCKET || $key == STATE_DIR || $key == FIFO_DIR || -z ${setting#*=} ]]; then continue; fi
+    if [[ $key != *.source ]] && ! grep -q "\"name\": \"$key\"" "$ROOT/config.json"; then continue; fi
     settings[$key]=${settings[$key]-${setting#*=}}
   done < <(docker plugin inspect "$name" -f \
-    '{{range .Settings.Env}}{{println .}}{{end}}{{range .Settings.Mounts}}{{if eq .Name "tls"}}tls.source={{.Source}}{{end}}{{end}}')
+    '{{range .Settings.Env}}{{println .}}{{end}}{{range .Settings.Mounts}}{{.Name}}.source={{.Source}}{{println}}{{end}}')
 }
 
 give_state_back() {

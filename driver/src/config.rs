@@ -25,6 +25,7 @@ pub struct Setting {
 pub const SETTINGS: &[Setting] = &[
     PLUGIN_SOCKET,
     STATE_DIR,
+    FIFO_DIR,
     SHIPPER,
     SHIPPER_CA_FILE,
     SHIPPER_CERT_FILE,
@@ -39,6 +40,7 @@ pub const SETTINGS: &[Setting] = &[
     JOURNAL_BLOCK_MS_MAX,
     KEEP_FILE_SIZE,
     KEEP_FILE_TOTAL_SIZE,
+    SANDBOX,
 ];
 
 const PATH_RULE: &str = "an absolute path";
@@ -57,6 +59,13 @@ const STATE_DIR: Setting = Setting {
     default: "/run/docker/logging/state",
     rule: PATH_RULE,
     doc: "folder of the container table and the journals",
+};
+const FIFO_DIR: Setting = Setting {
+    name: "FIFO_DIR",
+    // Fixed in the engine: moby daemon/logger/plugin.go.
+    default: "/run/docker/logging",
+    rule: PATH_RULE,
+    doc: "folder in which the engine makes the FIFOs",
 };
 const SHIPPER: Setting = Setting {
     name: "SHIPPER",
@@ -145,6 +154,12 @@ const KEEP_FILE_TOTAL_SIZE: Setting = Setting {
     rule: SIZE_RULE,
     doc: "acknowledged entries that are kept of all containers together, also of those that are gone; the oldest go first",
 };
+const SANDBOX: Setting = Setting {
+    name: "SANDBOX",
+    default: "on",
+    rule: "on or off",
+    doc: "whether the driver gives up capabilities, system calls and files that it does not need",
+};
 
 /// Where a shipper listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,6 +170,16 @@ pub enum Endpoint {
     Http(String),
     /// TCP with TLS: `https://host:port`.
     Https(String),
+}
+
+impl Endpoint {
+    /// Returns the TCP port; `None` for a unix socket.
+    pub(crate) fn port(&self) -> Option<u16> {
+        match self {
+            Self::Unix(_) => None,
+            Self::Http(uri) | Self::Https(uri) => uri.parse::<http::Uri>().ok()?.port_u16(),
+        }
+    }
 }
 
 impl std::fmt::Display for Endpoint {
@@ -225,6 +250,8 @@ pub struct Config {
     pub plugin_socket: PathBuf,
     /// Folder of the container table and the journals.
     pub state_dir: PathBuf,
+    /// Folder in which the engine makes the FIFOs.
+    pub fifo_dir: PathBuf,
     /// Where shippers listen, in order of preference; never empty.
     pub shipper: Vec<Endpoint>,
     /// Certificates that vouch for an https shipper.
@@ -251,6 +278,8 @@ pub struct Config {
     pub keep_bytes_max: u64,
     /// Acknowledged bytes that are kept of all containers.
     pub keep_total_bytes_max: u64,
+    /// Whether the process gives up what it does not need.
+    pub sandbox: bool,
 }
 
 /// What is wrong with the settings: one sentence per fault.
@@ -274,6 +303,7 @@ impl Config {
         let config = Self {
             plugin_socket: check.path(&PLUGIN_SOCKET).unwrap_or_default(),
             state_dir: check.path(&STATE_DIR).unwrap_or_default(),
+            fifo_dir: check.path(&FIFO_DIR).unwrap_or_default(),
             shipper: check.endpoints(&SHIPPER),
             shipper_ca_file: check.path(&SHIPPER_CA_FILE),
             shipper_identity_files: check.identity_files(),
@@ -287,6 +317,7 @@ impl Config {
             journal_block_max: check.millis(&JOURNAL_BLOCK_MS_MAX, 0),
             keep_bytes_max: check.size(&KEEP_FILE_SIZE, 0),
             keep_total_bytes_max: check.size(&KEEP_FILE_TOTAL_SIZE, 0),
+            sandbox: check.switch(&SANDBOX),
         };
         check.relations(&config);
         match check.faults {
@@ -371,6 +402,17 @@ impl Checker<'_> {
             _ => {
                 self.fault(&LOG_LEVEL, LOG_LEVEL.rule);
                 tracing::Level::INFO
+            }
+        }
+    }
+
+    fn switch(&mut self, setting: &Setting) -> bool {
+        match self.raw.get(setting) {
+            "on" => true,
+            "off" => false,
+            _ => {
+                self.fault(setting, setting.rule);
+                true
             }
         }
     }
@@ -480,6 +522,7 @@ mod tests {
             ("JOURNAL_SIZE", "10 apples"),
             ("JOURNAL_FREE_DISK", "-1"),
             ("JOURNAL_SYNC_MS", "9"),
+            ("SANDBOX", "yes"),
         ])
         .unwrap_err()
         .faults;
@@ -491,13 +534,14 @@ mod tests {
             "JOURNAL_SIZE=\"10 apples\" is not a size",
             "JOURNAL_FREE_DISK=\"-1\" is not a size",
             "JOURNAL_SYNC_MS=\"9\" is not milliseconds, 10 to",
+            "SANDBOX=\"yes\" is not on or off",
         ]
         .into_iter()
         .enumerate()
         {
             assert!(faults[index].starts_with(start), "{faults:?}");
         }
-        assert_eq!(faults.len(), 7, "{faults:?}");
+        assert_eq!(faults.len(), 8, "{faults:?}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! where the cause is a setting.
 
 use crate::config::Endpoint;
+use crate::forward::ConnectError;
 use rustls::{CertificateError, Error as TlsError};
 use std::error::Error;
 use std::fmt;
@@ -35,7 +36,9 @@ impl Explanation {
                 let separator = if text.is_empty() { "" } else { ": " };
                 text = format!("{text}{separator}{sentence}");
             }
-            hint = hint.or_else(|| tls_error(error).map(tls_hint));
+            hint = hint
+                .or_else(|| tls_error(error).map(tls_hint))
+                .or_else(|| rights_hint(endpoint, error));
             cause = error.source();
         }
         Self {
@@ -101,6 +104,25 @@ fn certificate_hint(fault: &CertificateError) -> &'static str {
     }
 }
 
+/// Returns a hint for a file or a socket that this process may not touch. Root without capabilities
+/// has the rights of any other user where it is not the owner.
+fn rights_hint(endpoint: &Endpoint, error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let is_refused = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    if let Some(ConnectError::File { source, .. }) = error.downcast_ref() {
+        return is_refused(source).then_some(
+            "the driver is root without capabilities: the file must belong to root or be readable \
+             by all, its folder likewise, and it may not lead out of that folder by a symlink that \
+             is newer than the driver's start",
+        );
+    }
+    let is_refused_socket = matches!(endpoint, Endpoint::Unix(_))
+        && error.downcast_ref::<io::Error>().is_some_and(is_refused);
+    is_refused_socket.then_some(
+        "the driver is root without capabilities: the shipper must run as root, as \
+         docker-compose.yml has it, or listen on tcp",
+    )
+}
+
 /// Returns a hint for a connection that was made and then broke before it was of use. Under TLS 1.3
 /// a client is connected before the server has seen its certificate, and a server that refuses it
 /// breaks the connection: whether its alert is read is a matter of time.
@@ -144,6 +166,25 @@ mod tests {
         check("https://h:1", &refused, "connection refused");
         let status = tonic::Status::unavailable("gone");
         check("http://h:1", &status, "the call failed: gone");
+    }
+
+    #[test]
+    fn a_file_or_a_socket_that_is_not_the_drivers_says_whose_it_must_be() {
+        let refused = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let text = refused().to_string();
+        let file = ConnectError::File {
+            path: "/host/tls/key.pem".into(),
+            source: refused(),
+        };
+        let found = Explanation::new(&Endpoint::Https("https://h:1".into()), &file).to_string();
+        let cause = format!("could not read /host/tls/key.pem: {text}; ");
+        assert!(found.starts_with(&cause), "{found}");
+        assert!(found.contains("must belong to root"), "{found}");
+        let socket = Endpoint::Unix("/s".into());
+        let found = Explanation::new(&socket, &refused()).to_string();
+        assert!(found.contains("the shipper must run as root"), "{found}");
+        // A firewall's refusal is something else.
+        check("http://h:1", &refused(), &text);
     }
 
     #[test]

@@ -145,17 +145,26 @@ impl Checker {
 
 /// An endpoint could not be used.
 #[derive(Debug, thiserror::Error)]
-enum ConnectError {
+pub(crate) enum ConnectError {
+    /// A certificate, key or token could not be read.
     #[error("could not read {}", path.display())]
     File {
+        /// The file.
         path: PathBuf,
+        /// Why.
         #[source]
         source: std::io::Error,
     },
+    /// A token file has something else in it.
     #[error("{} holds no token: one line of visible ASCII", path.display())]
-    Token { path: PathBuf },
+    Token {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Nobody is there, or TLS failed.
     #[error("could not connect")]
     Transport(#[from] tonic::transport::Error),
+    /// Somebody is there and says nothing.
     #[error("no connection within {} s", CONNECT_WAIT_MAX.as_secs())]
     Timeout,
 }

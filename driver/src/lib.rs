@@ -26,6 +26,7 @@ mod keeper;
 mod kept;
 pub mod logging;
 mod plugin_api;
+pub mod sandbox;
 mod start;
 
 pub use config::{Config, ConfigError, Endpoint, RawConfig, SETTINGS, Setting};

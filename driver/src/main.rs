@@ -6,6 +6,7 @@
 use anyhow::Context as _;
 use clap::Parser as _;
 use driver::inspect::{self, inspect};
+use driver::sandbox::{self, Sandbox};
 use driver::{Config, RawConfig, RealDisk};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -41,6 +42,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Before anything is in memory that is worth a dump.
+    if let Err(error) = sandbox::forbid_core_dumps() {
+        print_error(&format!("could not forbid core dumps: {error}"));
+    }
     let arguments = Arguments::parse();
     let config = match Config::parse(&RawConfig::from_env()) {
         Ok(config) => config,
@@ -69,7 +74,10 @@ fn main() -> ExitCode {
 }
 
 fn start(config: Config) -> anyhow::Result<()> {
+    // While this is the only thread: others inherit it.
+    let sandbox = Sandbox::enter(&config);
     driver::logging::init(config.log_level).context("could not start logging")?;
+    sandbox.log();
     // One thread serves the engine and the network; what waits for the disk waits elsewhere.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

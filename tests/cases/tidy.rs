@@ -285,3 +285,28 @@ fn the_settings_table_equals_the_code() {
     let expected: Vec<String> = SETTINGS.iter().map(row).collect();
     assert_eq!(rows(&document("README.md"), "settings").unwrap(), expected);
 }
+
+#[test]
+fn the_plugin_declares_every_setting_and_asks_for_no_more_than_it_needs() {
+    let config: serde_json::Value = serde_json::from_str(&document("config.json")).unwrap();
+    let names = |list: &str| {
+        let entries = config[list].as_array().unwrap().iter();
+        entries.map(|entry| entry["name"].as_str().unwrap().to_owned())
+    };
+    let settings = SETTINGS.iter().map(|setting| setting.name);
+    assert!(
+        names("env").eq(settings),
+        "the settings are those of the code"
+    );
+    assert_eq!(names("mounts").collect::<Vec<_>>(), ["run", "tls"]);
+    for mount in config["mounts"].as_array().unwrap() {
+        let options = mount["options"].as_array().unwrap();
+        assert!(options.contains(&"ro".into()), "{mount}");
+    }
+    let linux = serde_json::json!({"capabilities": [], "allowAllDevices": false, "devices": []});
+    assert_eq!(config["linux"], linux);
+    assert_eq!(
+        (&config["ipchost"], &config["pidhost"]),
+        (&false.into(), &false.into())
+    );
+}

@@ -571,6 +571,7 @@ pub async fn start_driver(dir: &Path, settings: &[(&str, &str)]) -> anyhow::Resu
     let mut command = Command::new(binary("cls-driver")?);
     command.env("PLUGIN_SOCKET", &socket);
     command.env("STATE_DIR", dir.join("state"));
+    command.env("FIFO_DIR", dir.join("logging"));
     command.envs(settings.iter().copied());
     let mut driver = Process::start("driver", command, dir)?;
     let is_ready = async || tokio::net::UnixStream::connect(&socket).await.is_ok();

@@ -38,6 +38,7 @@ impl Host {
         let settings = vec![
             ("PLUGIN_SOCKET", at("plugins/cls.sock")),
             ("STATE_DIR", at("state")),
+            ("FIFO_DIR", at("")),
             ("SHIPPER", format!("unix://{}", at("shipper.sock"))),
             ("HOST_NAME", "test-host".into()),
         ];
