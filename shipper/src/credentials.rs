@@ -5,24 +5,31 @@
 //! serialised, and `Debug` prints no part of a secret.
 //!
 //! Temporary keys are fetched when an attempt needs them, by one caller at a time, and again before
-//! they expire. A fetch that fails leaves a key in use that is still valid.
+//! they expire, see [`renewed`]. Who holds because of a key waits for another one with
+//! [`CredentialStore::replaced`]: sources are looked at while somebody waits, and only then.
 
 pub mod fetch;
+mod renewed;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::Deserialize;
-use tracing::{info, warn};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::clock::WallClock;
 use crate::config::CredentialSource;
 use crate::watched::Watched;
-use fetch::{FetchError, Fetcher, Temporary};
+use fetch::{FetchError, Fetcher};
+use renewed::Renewed;
+
+/// How often a source is looked at while somebody waits for another key pair, however many do.
+const LOOK_PERIOD: Duration = Duration::from_millis(500);
 
 /// A string that is wiped from memory when it is dropped and that never shows itself.
 #[derive(Clone, PartialEq, Eq)]
@@ -110,8 +117,8 @@ pub enum CredentialsError {
     Fetch {
         /// Name of the source.
         name: String,
-        /// Why.
-        source: FetchError,
+        /// Why; all who wanted a pair at that time share it.
+        source: Arc<FetchError>,
     },
     /// The file is neither JSON nor TOML with the right keys. The parser's own words are left out:
     /// they can quote the file.
@@ -130,37 +137,39 @@ pub enum CredentialsError {
 #[derive(Debug)]
 pub struct CredentialStore {
     sources: BTreeMap<String, Source>,
-    clock: WallClock,
 }
 
 #[derive(Debug)]
 enum Source {
     Fixed(Arc<Credentials>),
-    File(Watched<Credentials>),
-    /// The lock is held over a fetch, so that only one is under way.
-    Temporary {
-        fetcher: Fetcher,
-        current: tokio::sync::Mutex<Option<Temporary>>,
-    },
+    File(KeyFile),
+    Temporary(Arc<Renewed>),
+}
+
+/// A file, and when somebody who waits for another pair has last looked at it.
+#[derive(Debug)]
+struct KeyFile {
+    content: Watched<Credentials>,
+    looked_at: Mutex<Option<Instant>>,
 }
 
 impl CredentialStore {
     /// Takes the sources over. Files are read and keys fetched at the first use.
-    pub fn new(sources: &BTreeMap<String, CredentialSource>, clock: WallClock) -> Self {
+    pub fn new(sources: &BTreeMap<String, CredentialSource>, clock: &WallClock) -> Self {
         let sources = sources.iter().map(|(name, source)| {
             let source = match source {
                 CredentialSource::Inline(fixed) => Source::Fixed(Arc::new(fixed.clone())),
-                CredentialSource::File(path) => Source::File(Watched::new(vec![path.clone()])),
-                CredentialSource::Temporary(origin) => Source::Temporary {
-                    fetcher: Fetcher::new(origin.clone()),
-                    current: Default::default(),
-                },
+                CredentialSource::File(path) => Source::File(KeyFile::new(path.clone())),
+                CredentialSource::Temporary(origin) => {
+                    let fetcher = Fetcher::new(origin.clone());
+                    let renewed = Renewed::new(name.clone(), fetcher, clock.clone());
+                    Source::Temporary(Arc::new(renewed))
+                }
             };
             (name.clone(), source)
         });
         Self {
             sources: sources.collect(),
-            clock,
         }
     }
 
@@ -192,10 +201,15 @@ impl CredentialStore {
         };
         match self.sources.get(name) {
             Some(Source::Fixed(credentials)) => Ok(Arc::clone(credentials)),
-            Some(Source::File(file)) => read_file(file),
-            Some(Source::Temporary { fetcher, current }) => {
-                let mut current = current.lock().await;
-                self.renew(name, fetcher, &mut current).await
+            Some(Source::File(file)) => file.read(),
+            Some(Source::Temporary(renewed)) => {
+                renewed
+                    .snapshot()
+                    .await
+                    .map_err(|source| CredentialsError::Fetch {
+                        name: name.clone(),
+                        source,
+                    })
             }
             None => Err(CredentialsError::Unknown {
                 name: name.clone(),
@@ -204,75 +218,91 @@ impl CredentialStore {
         }
     }
 
-    async fn renew(
-        &self,
-        name: &str,
-        fetcher: &Fetcher,
-        current: &mut Option<Temporary>,
-    ) -> Result<Arc<Credentials>, CredentialsError> {
-        let now_s = self.clock.unix_s();
-        if let Some(known) = current.as_ref().filter(|known| now_s < known.renew_s) {
-            return Ok(Arc::clone(&known.credentials));
-        }
-        match fetcher.fetch(&self.clock).await {
-            Ok(fetched) => {
-                info!(
-                    name,
-                    valid_s = fetched.expires_s.saturating_sub(now_s),
-                    "temporary credentials fetched"
-                );
-                Ok(Arc::clone(&current.insert(fetched).credentials))
-            }
-            Err(source) => {
-                let error = CredentialsError::Fetch {
-                    name: name.to_owned(),
-                    source,
-                };
-                match current.as_ref().filter(|known| now_s < known.expires_s) {
-                    Some(known) => {
-                        warn!(error = %crate::Chain(&error), "temporary credentials can't be renewed yet");
-                        Ok(Arc::clone(&known.credentials))
-                    }
-                    None => Err(error),
-                }
-            }
+    /// Waits until the source offers another key pair than `refused`, or any if that is `None`. A
+    /// pair that never changes is waited for without end.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost: the next call looks again.
+    pub async fn replaced(&self, wanted: &CredentialRef, refused: Option<&Credentials>) {
+        let source = match wanted {
+            CredentialRef::Own(_) => None,
+            CredentialRef::Named(name) => self.sources.get(name),
+        };
+        match source {
+            Some(Source::File(file)) => file.replaced(refused).await,
+            Some(Source::Temporary(renewed)) => renewed.replaced(refused).await,
+            Some(Source::Fixed(_)) | None => std::future::pending().await,
         }
     }
 
     /// Forgets a key pair that CLS has refused, so that the next snapshot is read or fetched anew.
     /// A newer one stays.
-    pub async fn forget(&self, wanted: &CredentialRef, refused: &Arc<Credentials>) {
+    pub fn forget(&self, wanted: &CredentialRef, refused: &Arc<Credentials>) {
         let CredentialRef::Named(name) = wanted else {
             return;
         };
         match self.sources.get(name) {
             None | Some(Source::Fixed(_)) => {}
-            Some(Source::File(file)) => file.forget(refused),
-            Some(Source::Temporary { current, .. }) => {
-                let mut current = current.lock().await;
-                current.take_if(|known| Arc::ptr_eq(&known.credentials, refused));
-            }
+            Some(Source::File(file)) => file.content.forget(refused),
+            Some(Source::Temporary(renewed)) => renewed.forget(refused),
         }
     }
 }
 
-fn read_file(file: &Watched<Credentials>) -> Result<Arc<Credentials>, CredentialsError> {
-    let path = || file.path().to_owned();
-    let parsed = file.get(|paths| {
-        let text = paths
-            .first()
-            .map(std::fs::read_to_string)
-            .transpose()?
-            .unwrap_or_default();
-        parse(&Zeroizing::new(text)).ok_or(FileFault::Content)
-    });
-    parsed.map_err(|fault| match fault {
-        FileFault::Read(source) => CredentialsError::Read {
-            path: path(),
-            source,
-        },
-        FileFault::Content => CredentialsError::Content { path: path() },
-    })
+impl KeyFile {
+    fn new(path: PathBuf) -> Self {
+        Self {
+            content: Watched::new(vec![path]),
+            looked_at: Mutex::default(),
+        }
+    }
+
+    fn read(&self) -> Result<Arc<Credentials>, CredentialsError> {
+        let path = || self.content.path().to_owned();
+        let parsed = self.content.get(|paths| {
+            let text = paths
+                .first()
+                .map(std::fs::read_to_string)
+                .transpose()?
+                .unwrap_or_default();
+            parse(&Zeroizing::new(text)).ok_or(FileFault::Content)
+        });
+        parsed.map_err(|fault| match fault {
+            FileFault::Read(source) => CredentialsError::Read {
+                path: path(),
+                source,
+            },
+            FileFault::Content => CredentialsError::Content { path: path() },
+        })
+    }
+
+    async fn replaced(&self, refused: Option<&Credentials>) {
+        loop {
+            tokio::time::sleep(LOOK_PERIOD).await;
+            // A file that can't be read is no other pair.
+            let known = if self.is_look_due(Instant::now()) {
+                self.read().ok()
+            } else {
+                self.content.last()
+            };
+            if known.is_some_and(|known| Some(&*known) != refused) {
+                return;
+            }
+        }
+    }
+
+    /// Returns whether nobody has looked within the period, and counts a look if so.
+    fn is_look_due(&self, now: Instant) -> bool {
+        let mut looked_at = self
+            .looked_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let is_due = looked_at.is_none_or(|at| now >= at + LOOK_PERIOD);
+        if is_due {
+            *looked_at = Some(now);
+        }
+        is_due
+    }
 }
 
 enum FileFault {
@@ -317,7 +347,7 @@ mod tests {
         let source = CredentialSource::File(path.to_owned());
         CredentialStore::new(
             &BTreeMap::from([("f".to_owned(), source)]),
-            WallClock::system(),
+            &WallClock::system(),
         )
     }
 
@@ -339,6 +369,45 @@ mod tests {
         assert_eq!(id(&store).await.unwrap(), "one");
         std::fs::write(&path, "secret_id = \"three\"\nsecret_key = \"k\"\n").unwrap();
         assert_eq!(id(&store).await.unwrap(), "three");
+    }
+
+    /// Who waits for another pair gets it within two looks, however it came, and not for a file that
+    /// is touched, missing or broken.
+    #[tokio::test(start_paused = true)]
+    async fn another_pair_ends_the_wait_and_nothing_else_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, next] = ["keys", "next"].map(|name| folder.path().join(name));
+        let pair = |id: &str| format!(r#"{{"secret_id":"{id}","secret_key":"k"}}"#);
+        std::fs::write(&path, pair("one")).unwrap();
+        let store = Arc::new(store(&path));
+        let named = CredentialRef::Named("f".into());
+        let refused = store.snapshot(&named).await.unwrap();
+        store.forget(&named, &refused);
+        let wait = async |refused: Option<&Credentials>, limit| {
+            let replaced = store.replaced(&named, refused);
+            tokio::time::timeout(limit, replaced).await.is_ok()
+        };
+        let (long, short) = (Duration::from_secs(3_600), 2 * LOOK_PERIOD);
+        assert!(!wait(Some(&refused), long).await, "nothing has changed");
+        std::fs::write(&path, pair("one") + "\n").unwrap();
+        assert!(!wait(Some(&refused), long).await, "it is the same pair");
+        std::fs::write(&path, "{").unwrap();
+        assert!(!wait(Some(&refused), long).await, "it is no pair");
+        std::fs::remove_file(&path).unwrap();
+        assert!(!wait(Some(&refused), long).await, "it is gone");
+        std::fs::write(&next, pair("two")).unwrap();
+        std::os::unix::fs::symlink(&next, &path).unwrap();
+        assert!(wait(Some(&refused), short).await, "a link to another pair");
+        assert_eq!(id(&store).await.unwrap(), "two");
+        assert!(wait(None, short).await, "any pair will do");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_wait_a_file_is_looked_at_once_a_period() {
+        let file = KeyFile::new("/nonexistent".into());
+        let start = Instant::now();
+        let looks = (0..100).filter(|n| file.is_look_due(start + LOOK_PERIOD / 10 * *n));
+        assert_eq!(looks.count(), 10);
     }
 
     #[tokio::test]

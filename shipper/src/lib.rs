@@ -166,7 +166,7 @@ fn assemble(
     tasks: Arc<Tasks>,
     phase: watch::Receiver<Phase>,
 ) -> Result<Ingest, ClientError> {
-    let credentials = Arc::new(CredentialStore::new(&config.credentials, clock.clone()));
+    let credentials = Arc::new(CredentialStore::new(&config.credentials, &clock));
     let (buffers, metrics) = (Arc::new(Buffers::default()), Arc::new(Metrics::default()));
     let uploader = Arc::new(Uploader {
         client: Client::new()?,

@@ -54,7 +54,7 @@ pub async fn replay(
     clock: &WallClock,
 ) -> Result<Replayed, ReplayError> {
     let name = CredentialRef::Named(config.defaults.credentials.clone());
-    let credentials = CredentialStore::new(&config.credentials, clock.clone())
+    let credentials = CredentialStore::new(&config.credentials, &clock)
         .snapshot(&name)
         .await?;
     let client = Client::new()?;

@@ -138,7 +138,7 @@ mod tests {
             topic_id: None,
             credentials: "default".into(),
         };
-        let store = CredentialStore::new(&sources.collect(), WallClock::new(|| Duration::ZERO));
+        let store = CredentialStore::new(&sources.collect(), &WallClock::new(|| Duration::ZERO));
         let router = Router::new(defaults, Arc::new(store));
         let options = options.iter();
         let options = options.map(|&(name, value)| (name.into(), value.into()));

@@ -335,9 +335,7 @@ impl Uploader {
             .upload(&key.target, &credentials, &part.body, key.timeout, now_s)
             .await;
         if disposition(&outcome) == Disposition::RetryWithNewCredentials {
-            self.credentials
-                .forget(&key.credentials, &credentials)
-                .await;
+            self.credentials.forget(&key.credentials, &credentials);
         }
         if let Outcome::Answer(answer) = &mut outcome {
             answer.message = credentials.redact(&answer.message);

@@ -23,7 +23,7 @@ struct Cached<T> {
 
 /// What changes when a file is edited or replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+pub(crate) struct Stamp {
     device: u64,
     inode: u64,
     modified_nano: i128,
@@ -96,7 +96,8 @@ impl<T> fmt::Debug for Watched<T> {
 }
 
 impl Stamp {
-    fn of(path: &Path) -> io::Result<Self> {
+    /// Looks at a file, through links.
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
         let metadata = std::fs::metadata(path)?;
         Ok(Self {
             device: metadata.dev(),

@@ -3,7 +3,7 @@
 //! Protocols as in Tencent Cloud's own Go SDK (tencentcloud-sdk-go, `common`: CVM role provider,
 //! TKE OIDC provider). Base URLs can be set, so that a stand-in can play either service.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,6 +169,24 @@ impl Fetcher {
     /// Makes a fetcher.
     pub fn new(origin: Origin) -> Self {
         Self { origin }
+    }
+
+    /// Returns how long a service that fails is left alone. A CVM has its metadata service to
+    /// itself; all of an account share STS.
+    pub fn pause(&self) -> Duration {
+        match self.origin {
+            Origin::CvmRole { .. } => Duration::from_secs(1),
+            Origin::TkeOidc { .. } => Duration::from_secs(5),
+        }
+    }
+
+    /// Returns the file on which what is fetched depends, if that is all that can change it: STS
+    /// makes a new key pair of the same token at each request.
+    pub fn token_file(&self) -> Option<&Path> {
+        match &self.origin {
+            Origin::CvmRole { .. } => None,
+            Origin::TkeOidc { token_file, .. } => Some(token_file),
+        }
     }
 
     /// Fetches a key pair.
@@ -355,7 +373,7 @@ mod tests {
 
     fn store(origin: Origin, now_s: &Arc<AtomicU64>) -> CredentialStore {
         let source = CredentialSource::Temporary(origin);
-        CredentialStore::new(&BTreeMap::from([("r".into(), source)]), clock_of(now_s))
+        CredentialStore::new(&BTreeMap::from([("r".into(), source)]), &clock_of(now_s))
     }
 
     async fn id(store: &CredentialStore) -> Result<String, String> {
@@ -407,6 +425,10 @@ mod tests {
             "it is due, but can't be renewed"
         );
         *is_down.lock().unwrap() = false;
+        // The service that has failed is left alone for a moment, meanwhile the pair is in use.
+        while id(&store).await.unwrap() == "id-1" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         assert_eq!(id(&store).await.unwrap(), "id-2");
         *is_down.lock().unwrap() = true;
         now_s.fetch_add(901, Ordering::Relaxed);
@@ -415,6 +437,126 @@ mod tests {
             error,
             "credentials `r`: the CVM metadata service answers 500"
         );
+    }
+
+    /// A service that hangs holds nobody up while the pair is valid, and is asked once.
+    #[tokio::test]
+    async fn a_pair_stays_in_use_while_its_successor_is_fetched() {
+        let (asked, now_s) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicU64::new(START_S)),
+        );
+        let counted = Arc::clone(&asked);
+        let key = move || async move {
+            if counted.fetch_add(1, Ordering::Relaxed) > 0 {
+                std::future::pending::<()>().await;
+            }
+            let expires_s = START_S + 900;
+            format!(
+                r#"{{"TmpSecretId":"id","TmpSecretKey":"k","ExpiredTime":{expires_s},
+                    "Expiration":"x","Token":"t","Code":"Success"}}"#
+            )
+        };
+        let path = format!("{CVM_CREDENTIALS_PATH}{{role}}");
+        let (url, _tasks) = serve(Router::new().route(&path, get(key))).await;
+        let role = Some("my-role".into());
+        let store = store(Origin::CvmRole { url, role }, &now_s);
+        assert_eq!(id(&store).await.unwrap(), "id");
+        now_s.fetch_add(700, Ordering::Relaxed);
+        let began = tokio::time::Instant::now();
+        while asked.load(Ordering::Relaxed) < 2 {
+            assert_eq!(id(&store).await.unwrap(), "id");
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..100 {
+            assert_eq!(id(&store).await.unwrap(), "id");
+        }
+        assert!(began.elapsed() < FETCH_TIMEOUT);
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+    }
+
+    /// Without a valid pair all callers wait for one answer, also if that is a refusal.
+    #[tokio::test]
+    async fn callers_without_a_pair_share_one_fetch() {
+        for is_refused in [false, true] {
+            let (count, is_down) = (
+                Arc::new(AtomicU64::new(0)),
+                Arc::new(Mutex::new(is_refused)),
+            );
+            let now_s = Arc::new(AtomicU64::new(START_S));
+            let asked = Arc::new(AtomicU64::new(0));
+            let counted = Arc::clone(&asked);
+            let router = metadata(&count, &is_down, &now_s).layer(axum::middleware::from_fn(
+                move |request: axum::extract::Request, next: axum::middleware::Next| {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    next.run(request)
+                },
+            ));
+            let (url, _tasks) = serve(router).await;
+            let role = Some("my-role".into());
+            let store = Arc::new(store(Origin::CvmRole { url, role }, &now_s));
+            let mut callers = JoinSet::new();
+            for _ in 0..20 {
+                let store = Arc::clone(&store);
+                callers.spawn(async move { id(&store).await });
+            }
+            for answer in callers.join_all().await {
+                assert_eq!(answer.is_err(), is_refused);
+            }
+            assert_eq!(asked.load(Ordering::Relaxed), 1);
+        }
+    }
+
+    /// Who holds gets the next pair of a metadata service by asking, and that of STS when the
+    /// workload has another token.
+    #[tokio::test]
+    async fn who_waits_for_another_pair_asks_no_more_than_helps() {
+        let (count, is_down) = (Arc::new(AtomicU64::new(0)), Arc::default());
+        let now_s = Arc::new(AtomicU64::new(START_S));
+        let (url, _tasks) = serve(metadata(&count, &is_down, &now_s)).await;
+        let role = Some("my-role".into());
+        let cvm = store(Origin::CvmRole { url, role }, &now_s);
+        let wanted = CredentialRef::Named("r".into());
+        let refused = cvm.snapshot(&wanted).await.unwrap();
+        cvm.replaced(&wanted, Some(&refused)).await;
+        assert_eq!(id(&cvm).await.unwrap(), "id-2");
+
+        let folder = tempfile::tempdir().unwrap();
+        let token_file = folder.path().join("token");
+        std::fs::write(&token_file, "1").unwrap();
+        let asked = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&asked);
+        let sts = move || async move {
+            let number = counted.fetch_add(1, Ordering::Relaxed);
+            let expires_s = START_S + 7200;
+            format!(
+                r#"{{"Response":{{"Credentials":{{"Token":"t","TmpSecretId":"id-{number}",
+                "TmpSecretKey":"k"}},"ExpiredTime":{expires_s},"Expiration":"x","RequestId":"r"}}}}"#
+            )
+        };
+        let (url, _tasks) = serve(Router::new().route("/", post(sts))).await;
+        let sts = store(oidc(url, &token_file), &now_s);
+        let refused = sts.snapshot(&wanted).await.unwrap();
+        let wait = sts.replaced(&wanted, Some(&refused));
+        assert!(
+            tokio::time::timeout(Duration::from_secs(2), wait)
+                .await
+                .is_err()
+        );
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        std::fs::write(&token_file, "22").unwrap();
+        sts.replaced(&wanted, Some(&refused)).await;
+        assert_eq!(id(&sts).await.unwrap(), "id-1");
+    }
+
+    fn oidc(url: String, token_file: &std::path::Path) -> Origin {
+        Origin::TkeOidc {
+            url,
+            region: "ap-guangzhou".into(),
+            provider_id: "p".into(),
+            role_arn: "arn".into(),
+            token_file: token_file.to_owned(),
+        }
     }
 
     #[tokio::test]
@@ -432,7 +574,7 @@ mod tests {
         let wanted = CredentialRef::Named("r".into());
         let refused = store.snapshot(&wanted).await.unwrap();
         for _ in 0..10 {
-            store.forget(&wanted, &refused).await;
+            store.forget(&wanted, &refused);
             assert_eq!(id(&store).await.unwrap(), "id-2");
         }
         assert_eq!(count.load(Ordering::Relaxed), 2);
@@ -463,14 +605,7 @@ mod tests {
             )
         };
         let (url, _tasks) = serve(Router::new().route("/", post(sts))).await;
-        let origin = Origin::TkeOidc {
-            url,
-            region: "ap-guangzhou".into(),
-            provider_id: "p".into(),
-            role_arn: "arn".into(),
-            token_file: token_file.clone(),
-        };
-        let store = store(origin, &now_s);
+        let store = store(oidc(url, &token_file), &now_s);
         assert_eq!(id(&store).await.unwrap(), "id-oidc");
         std::fs::write(&token_file, "jwt-2").unwrap();
         now_s.fetch_add(7300, Ordering::Relaxed);
