@@ -45,7 +45,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// Bound of a journal in memory (`no-file=true`), whatever its option says.
 const MEMORY_JOURNAL_BYTES_MAX: u64 = 16 << 20;
@@ -56,6 +56,10 @@ const RECENT_IDS_MAX: usize = 4096;
 
 /// How long StopLogging waits for the FIFO to be empty. The engine holds the container meanwhile.
 const STOP_WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// Starts that wait for the disk at once; more wait for these. Each holds a thread of
+/// [`DISK_THREADS_MAX`](crate::DISK_THREADS_MAX), and the keeper and the forwarder need theirs.
+pub(crate) const STARTS_MAX: usize = 4;
 
 /// How long a request waits for recovery. The engine itself gives up after 30 s.
 const RECOVERY_WAIT_MAX: Duration = Duration::from_secs(20);
@@ -279,6 +283,8 @@ pub(crate) struct Table {
     /// FIFOs whose stop was answered before recovery had found their streams.
     held: Mutex<HashMap<String, OwnedFd>>,
     next_number: AtomicU32,
+    /// Bounds what [`STARTS_MAX`] says.
+    starting: Arc<Semaphore>,
     has_recovered: watch::Sender<bool>,
     /// Held as long as anyone works with a stream.
     _lock: OwnedFd,
@@ -323,6 +329,7 @@ impl Table {
             streams: Mutex::default(),
             held: Mutex::default(),
             next_number: AtomicU32::new(1),
+            starting: Arc::new(Semaphore::new(STARTS_MAX)),
             has_recovered: watch::Sender::new(false),
             _lock: lock_file,
         })
@@ -344,9 +351,13 @@ impl Table {
             return Err(StartError::Recovering);
         }
         self.check_with_shipper(&start).await?;
+        let turn = Arc::clone(&self.starting).acquire_owned().await;
         let table = Arc::clone(self);
         // A request that the engine gives up on must not leave half a stream: this runs to its end.
-        let created = tokio::task::spawn_blocking(move || table.find_or_create(start));
+        let created = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            table.find_or_create(start)
+        });
         let stream = created.await.unwrap_or_else(|error| {
             Err(StartError::Record {
                 folder: self.settings.state_dir.clone(),

@@ -153,6 +153,8 @@ pub(crate) struct Journal {
     is_disk_full: AtomicBool,
     /// A segment was created since the folder was synced.
     is_folder_dirty: AtomicBool,
+    /// Entries were dropped since the state was synced.
+    is_drop_unsynced: AtomicBool,
     segments: Mutex<VecDeque<Arc<Segment>>>,
     reader: Mutex<Reader>,
     sync_marks: Mutex<SyncMarks>,
@@ -423,6 +425,9 @@ impl Journal {
     /// Drops the oldest unsent segments, about a sixteenth of the journal; returns the bytes that
     /// became free. 0 says that everything is in flight or in the last segment.
     ///
+    /// Waits for no stable storage: a FIFO waits for this. Loss of power before the next sync leaves
+    /// a gap, which counts as one entry.
+    ///
     /// # Errors
     /// [`ReadError`] if the disk can't read what is to be counted; nothing was dropped.
     pub(crate) fn drop_oldest(&self) -> Result<u64, ReadError> {
@@ -440,11 +445,10 @@ impl Journal {
         }
         let held_bytes = self.held_bytes();
         // A full disk may refuse this too. Then a restart finds a gap, which counts as one entry.
-        let saved = self.save(&mut reader);
-        let synced = self.medium.sync_folder();
-        if let Err(error) = saved.and(synced) {
+        if let Err(error) = self.save(&mut reader) {
             tracing::warn!(%error, "could not save how many entries were dropped");
         }
+        self.is_drop_unsynced.store(true, Ordering::Relaxed);
         self.release(&reader);
         Ok(held_bytes.saturating_sub(self.held_bytes()))
     }
@@ -477,6 +481,7 @@ impl Journal {
             self.sync_from(stable)?;
             marks.synced = tail;
         }
+        self.sync_drop()?;
         marks.tail_seen = tail;
         Ok(self.acked() < tail)
     }
@@ -493,7 +498,19 @@ impl Journal {
             self.sync_from(stable)?;
             marks.synced = tail;
         }
-        Ok(())
+        self.sync_drop()
+    }
+
+    /// Brings to stable storage how many entries were dropped.
+    fn sync_drop(&self) -> Result<(), Errno> {
+        if !self.is_drop_unsynced.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let synced = self.medium.sync_folder();
+        if synced.is_err() {
+            self.is_drop_unsynced.store(true, Ordering::Relaxed);
+        }
+        synced
     }
 
     fn sync_from(&self, stable: u64) -> Result<(), Errno> {

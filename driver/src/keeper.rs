@@ -1,7 +1,8 @@
-//! The keeper of the journals: makes room, syncs, watches the disk. All of it on a blocking
-//! thread, apart from the pump: a slow disk delays these chores and no container.
+//! The keeper of the journals: makes room, syncs, watches the disk. All of it on blocking threads,
+//! apart from the pump: a slow disk delays these chores and no container.
 //!
-//! It sleeps without a timer while everything is acknowledged.
+//! Room is made apart from syncing: a sync takes as long as the disk likes, and a FIFO whose journal
+//! is full is not read meanwhile. It sleeps without a timer while everything is acknowledged.
 
 use crate::containers::{Stream, Table};
 use crate::fifo::Signals;
@@ -11,7 +12,7 @@ use crate::logging::Throttle;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep;
 
 static SYNC_FAILED: Throttle = Throttle::new();
 static DROPPED: Throttle = Throttle::new();
@@ -39,30 +40,33 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// Keeps the journals, for ever.
     pub(crate) async fn run(self) {
-        let mut has_unacked = true;
-        let mut sync_at = Instant::now() + self.sync;
+        tokio::join!(self.make_room_always(), self.sync_always());
+    }
+
+    async fn make_room_always(&self) {
         loop {
-            tokio::select! {
-                () = self.signals.starve.notified() => {
-                    let keeper = self.clone();
-                    let freed = blocking(move || keeper.make_room()).await.unwrap_or(0);
-                    if freed > 0 && let Some(suppressed_count) = DROPPED.pass() {
-                        tracing::error!(
-                            suppressed_count,
-                            held_bytes = self.budget.held_bytes(),
-                            "journals are full: the oldest entries are dropped, and counted"
-                        );
-                    }
-                }
-                () = self.signals.keep.notified(), if !has_unacked => {
-                    has_unacked = true;
-                    sync_at = Instant::now() + self.sync;
-                }
-                () = sleep_until(sync_at), if has_unacked => {
-                    let keeper = self.clone();
-                    has_unacked = blocking(move || keeper.sync_round()).await.unwrap_or(true);
-                    sync_at = Instant::now() + self.sync;
-                }
+            self.signals.starve.notified().await;
+            let keeper = self.clone();
+            let freed_bytes = blocking(move || keeper.make_room()).await.unwrap_or(0);
+            if freed_bytes > 0
+                && let Some(suppressed_count) = DROPPED.pass()
+            {
+                tracing::error!(
+                    suppressed_count,
+                    held_bytes = self.budget.held_bytes(),
+                    "journals are full: the oldest entries are dropped, and counted"
+                );
+            }
+        }
+    }
+
+    async fn sync_always(&self) {
+        loop {
+            sleep(self.sync).await;
+            let keeper = self.clone();
+            let has_unacked = blocking(move || keeper.sync_round()).await.unwrap_or(true);
+            if !has_unacked {
+                self.signals.keep.notified().await;
             }
         }
     }

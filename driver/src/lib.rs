@@ -47,6 +47,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+/// Blocking threads that the driver uses at once: for starts, and one each for a recovery, room in
+/// full journals, a sync, a pass of the forwarder, its files, and the last sync. A runtime with fewer
+/// lets one wait for another, and all of them for the slowest disk.
+pub const DISK_THREADS_MAX: usize = containers::STARTS_MAX + 6;
+
 /// How long each step of a stop may take; the engine kills a plugin after 10 s.
 const STOP_STEP_MAX: Duration = Duration::from_millis(2500);
 

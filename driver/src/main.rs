@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use driver::inspect::{self, inspect};
 use driver::sandbox::{self, Sandbox};
-use driver::{Config, RawConfig, RealDisk};
+use driver::{Config, DISK_THREADS_MAX, RawConfig, RealDisk};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,9 +16,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Exit code for bad settings (`EX_USAGE`).
 const EXIT_BAD_SETTINGS: u8 = 64;
-
-/// Threads for work on the disk: a pass over the journals, a sync, a start, a recovery.
-const DISK_THREADS_MAX: usize = 4;
 
 /// Docker logging plugin for Tencent Cloud CLS. Without a command it serves the engine; its
 /// settings are environment variables

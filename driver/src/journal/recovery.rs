@@ -153,6 +153,7 @@ fn assemble(
         has_overdraft: AtomicBool::new(false),
         is_disk_full: AtomicBool::new(false),
         is_folder_dirty: AtomicBool::new(false),
+        is_drop_unsynced: AtomicBool::new(false),
         segments: Mutex::new(segments),
         reader: Mutex::new(reader),
         sync_marks: Mutex::new(SyncMarks::default()),

@@ -16,6 +16,7 @@ use fake::{
 };
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -860,6 +861,101 @@ impl Disk for SlowDisk {
         drop(self.changed.wait_while(is_fast, |is_fast| !*is_fast));
         RealDisk.open(path, flags)
     }
+}
+
+/// A disk that is asked to sync, and takes for ever.
+#[derive(Debug, Default)]
+struct StuckDisk {
+    is_stuck: Mutex<bool>,
+    syncs_waiting: AtomicU32,
+    changed: Condvar,
+}
+
+impl StuckDisk {
+    fn set_stuck(&self, is_stuck: bool) {
+        *self.is_stuck.lock().unwrap() = is_stuck;
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) {
+        let is_stuck = self.is_stuck.lock().unwrap();
+        self.syncs_waiting.fetch_add(1, Ordering::Relaxed);
+        drop(self.changed.wait_while(is_stuck, |is_stuck| *is_stuck));
+        self.syncs_waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Disk for StuckDisk {
+    fn sync(&self, file: std::os::fd::BorrowedFd<'_>) -> Result<(), rustix::io::Errno> {
+        self.wait();
+        RealDisk.sync(file)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> Result<(), rustix::io::Errno> {
+        self.wait();
+        RealDisk.sync_folder(folder)
+    }
+}
+
+/// Lets the disk go on when a test ends: its runtime waits for the threads that wait.
+struct Unstuck(Arc<StuckDisk>);
+
+impl Drop for Unstuck {
+    fn drop(&mut self) {
+        self.0.set_stuck(false);
+    }
+}
+
+/// A sync that takes long, and starts that wait for it, keep no journal from dropping: until it
+/// drops, its FIFO is not read.
+#[test]
+fn a_disk_that_does_not_sync_stops_no_container() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(driver::DISK_THREADS_MAX)
+        .build()
+        .unwrap();
+    runtime.block_on(write_while_the_disk_does_not_sync());
+}
+
+async fn write_while_the_disk_does_not_sync() {
+    let host = Host::new().with("JOURNAL_SYNC_MS", "10");
+    let disk = Arc::new(StuckDisk::default());
+    let _unstuck = Unstuck(Arc::clone(&disk));
+    let driver = host.run_on(Arc::clone(&disk) as Arc<dyn Disk>);
+    let mut container = Container::new(host.path(), "c1");
+    let options = r#"{"journal-size":"1m","mode":"non-blocking"}"#;
+    host.start(&container, options).await;
+    disk.set_stuck(true);
+    container.write_lines(1).await;
+    eventually("a sync waits", || {
+        disk.syncs_waiting.load(Ordering::Relaxed) > 0
+    })
+    .await;
+    let mut starting = Vec::new();
+    for number in 0..16 {
+        let other = Container::new(host.path(), &format!("other-{number}"));
+        let (plugin, body) = (host.plugin(), other.start_body("{}"));
+        #[allow(clippy::disallowed_methods, reason = "awaited below")]
+        let start = tokio::spawn(async move {
+            let (_, answer) = call(&plugin, "LogDriver.StartLogging", &body).await;
+            (other, answer)
+        });
+        starting.push(start);
+    }
+    eventually("starts wait", || {
+        disk.syncs_waiting.load(Ordering::Relaxed) > 3
+    })
+    .await;
+    let written = tokio::time::timeout(PATIENCE, container.write_lines(30_000)).await;
+    assert!(written.is_ok(), "nothing is dropped while the disk syncs");
+    assert!(host.stop(&container).await < Duration::from_secs(1));
+    disk.set_stuck(false);
+    for start in starting {
+        assert_eq!(start.await.unwrap().1, NO_ERR);
+    }
+    container.close();
+    driver.stop().await;
 }
 
 /// Containers are stopped while the driver still looks for their streams: their FIFOs, which the
