@@ -140,7 +140,7 @@ const JOURNAL_BLOCK_MS_MAX: Setting = Setting {
     default: "5000",
     // A container that waits can be neither stopped nor removed.
     rule: "milliseconds, 0 to 600000",
-    doc: "how long a full journal lets a container of mode=blocking wait while the shipper makes no room; then it drops the oldest entries",
+    doc: "how long a full journal lets a container of mode=blocking wait while the shipper takes less than 1 MiB of it; then it drops the oldest entries",
 };
 const KEEP_FILE_SIZE: Setting = Setting {
     name: "KEEP_FILE_SIZE",

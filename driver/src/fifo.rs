@@ -10,10 +10,12 @@
 //! how full it finds them. With no traffic it sleeps in `epoll` without a timer.
 //!
 //! A full journal: the FIFO rests (mode=blocking) while the shipper makes room, or not at all. After
-//! `block_max` in which nothing moved the keeper is asked to drop the oldest entries, and while there
-//! is still no progress of the shipper, the FIFO does not rest again. Of a container that is being
-//! stopped it rests only while the shipper makes room: once the engine has let go of the FIFO, what
-//! it holds ends with this process.
+//! `block_max` in which less moved than the pipe holds, the keeper is asked to drop the oldest
+//! entries, until that much has moved; and while there is no progress of the shipper at all, the FIFO
+//! does not rest again. So a pipe's worth moves in any `block_max`: a container that ends has up to
+//! 1.2 MB in the engine's buffers, and its stop waits until they have gone through the FIFO. Of a
+//! container that is being stopped it rests only while the shipper makes room: once the engine has
+//! let go of the FIFO, what it holds ends with this process.
 
 use crate::containers::Stream;
 use crate::journal::{Appended, Appender};
@@ -347,6 +349,7 @@ struct Reading {
     fifo: Fifo,
     pipe_bytes: usize,
     fullness: Option<Fullness>,
+    patience: Option<Patience>,
     /// The acknowledged offset when this FIFO last stopped resting.
     dropping_since_acked: Option<u64>,
     drains: Vec<oneshot::Sender<()>>,
@@ -370,6 +373,12 @@ struct Fullness {
     /// When it last took bytes, or became full.
     moved_at: Instant,
     starved_since: Option<Instant>,
+}
+
+/// How long a FIFO has not been empty because its journal was full, and what it gave meanwhile.
+struct Patience {
+    since: Instant,
+    moved_bytes: usize,
 }
 
 /// What a round found.
@@ -479,6 +488,9 @@ impl Worker {
         round.moved_bytes += moved_bytes;
         round.is_half_full |= moved_bytes > reading.pipe_bytes / 2;
         round.is_eighth_full |= moved_bytes > reading.pipe_bytes / 8;
+        if let Some(patience) = &mut reading.patience {
+            patience.moved_bytes = patience.moved_bytes.saturating_add(moved_bytes);
+        }
         if moved_bytes > 0 {
             round.has_signal = true;
             let stream = Arc::clone(&reading.fifo.stream);
@@ -507,6 +519,9 @@ impl Worker {
         // A splice that moved less than it might have is a hint that the FIFO is empty; who stops a
         // container wants to know.
         let has_drain = !reading.drains.is_empty();
+        if is_empty {
+            reading.patience = None;
+        }
         if is_empty && has_drain && pressure(&reading.fifo.file) != Pressure::Waiting {
             reading.answer_drains();
         }
@@ -551,8 +566,19 @@ impl Worker {
         }
         self.full.push(index);
         if pressure == Some(Pressure::None) {
+            reading.patience = None;
             reading.answer_drains();
             return;
+        }
+        let patience = reading.patience.get_or_insert(Patience {
+            since: now,
+            moved_bytes: 0,
+        });
+        if patience.moved_bytes >= reading.pipe_bytes {
+            *patience = Patience {
+                since: now,
+                moved_bytes: 0,
+            };
         }
         let acked = stream.journal().acked();
         let goes_on_dropping = reading.dropping_since_acked == Some(acked);
@@ -562,7 +588,7 @@ impl Worker {
         let must_drop = stream.mode() == Mode::NonBlocking
             || is_stop_late
             || goes_on_dropping
-            || now.duration_since(fullness.moved_at) >= block_max;
+            || now.duration_since(patience.since) >= block_max;
         if must_drop {
             reading.dropping_since_acked = Some(acked);
             let starved_since = *fullness.starved_since.get_or_insert(now);
@@ -641,6 +667,7 @@ impl Worker {
                 fifo,
                 pipe_bytes,
                 fullness: None,
+                patience: None,
                 dropping_since_acked: None,
                 drains: Vec::new(),
                 drain_since: None,

@@ -715,13 +715,13 @@ async fn a_full_journal_costs_no_other_container_a_line() {
     driver.stop().await;
 }
 
-/// It waits for much longer than the bound in all, but never for so long without getting on. When it
+/// It waits for much longer than the bound in all, but gets on by megabytes meanwhile. When it
 /// ends, its journal is full, and what did not fit there is in the FIFO.
 #[tokio::test]
 async fn a_container_that_outruns_the_shipper_and_ends_loses_nothing() {
     let host = Host::new()
         .with("JOURNAL_SIZE", "1m")
-        .with("JOURNAL_BLOCK_MS_MAX", "500");
+        .with("JOURNAL_BLOCK_MS_MAX", "1500");
     // 3 MB/s.
     let behaviour = Behaviour {
         window_bytes: 64 << 10,
@@ -732,13 +732,44 @@ async fn a_container_that_outruns_the_shipper_and_ends_loses_nothing() {
     let driver = host.run();
     let mut container = Container::new(host.path(), "c1");
     host.start(&container, "{}").await;
-    container.write_lines(30_000).await; // 6 MB: six times the journal
+    container.write_lines(60_000).await; // 12 MB: twelve times the journal
     assert!(host.stop(&container).await < Duration::from_secs(1));
     container.close();
     host.no_stream_is_left().await;
     let log = shipper.log_of("c1");
     assert_eq!(log.holes, []);
-    assert_eq!(log.lines(), numbered_lines(30_000));
+    assert_eq!(log.lines(), numbered_lines(60_000));
+    assert_eq!(shipper.state().faults, Vec::<String>::new());
+    driver.stop().await;
+}
+
+/// A shipper that takes little is no shipper to a container that stops: the engine has more than a
+/// megabyte for the FIFO before it says so, and nothing else tells that it wants to.
+#[tokio::test]
+async fn a_shipper_that_takes_little_holds_up_no_container() {
+    let host = Host::new().with("JOURNAL_BLOCK_MS_MAX", "1500");
+    // 160 KB/s: a segment is released every 0.8 s.
+    let behaviour = Behaviour {
+        window_bytes: 16 << 10,
+        delay: Duration::from_millis(100),
+        ..Behaviour::default()
+    };
+    let shipper = FakeShipper::start(&host.shipper(), behaviour);
+    let driver = host.run();
+    let mut container = Container::new(host.path(), "c1");
+    host.start(&container, r#"{"journal-size":"1m"}"#).await;
+    let began = Instant::now();
+    container.write_lines(20_000).await; // 4 MB: half of it fits journal and pipe
+    let took = began.elapsed();
+    // 13 s at the shipper's pace; two pipes' worth, 1.5 s each.
+    assert!(took < Duration::from_secs(7), "{took:?}");
+    assert!(host.stop(&container).await < Duration::from_secs(1));
+    container.close();
+    shipper.state().behaviour = Behaviour::default();
+    host.no_stream_is_left().await;
+    let log = shipper.log_of("c1");
+    let dropped: u64 = log.holes.iter().map(|hole| hole.entries).sum();
+    assert_eq!(log.lines().len() as u64 + dropped, 20_000);
     assert_eq!(shipper.state().faults, Vec::<String>::new());
     driver.stop().await;
 }
