@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use prost::Message;
+use prost::encoding::{decode_varint, encode_varint};
 
 use crate::frame;
 use crate::relay::event::Kind;
@@ -17,7 +18,56 @@ use crate::relay::{
 /// A field of a later version: number 1000, length-delimited, "later".
 const UNKNOWN_FIELD: &[u8] = b"\xc2\x3e\x05later";
 
-fn check<M: Message + Default + PartialEq + Debug>(name: &str, message: &M) {
+/// Fields of a later version, 1000 to 1003, one of each kind that the wire knows: length-delimited,
+/// variable, 64 and 32 bits.
+const UNKNOWN_FIELDS: &[u8] = b"\xc2\x3e\x05later\xc8\x3e\xff\x01\xd1\x3e12345678\xdd\x3e1234";
+
+/// Which fields of a message are messages themselves, maps among them. There are no enumerations.
+struct Shape(&'static [(u64, &'static Shape)]);
+
+static LEAF: Shape = Shape(&[]);
+static CONTAINER: Shape = Shape(&[(7, &LEAF)]);
+static OPEN: Shape = Shape(&[(3, &CONTAINER), (4, &LEAF)]);
+static EVENT: Shape = Shape(&[(1, &OPEN), (2, &LEAF), (3, &LEAF), (4, &LEAF)]);
+static SHIP_REQUEST: Shape = Shape(&[(1, &EVENT)]);
+static SHIP_RESPONSE: Shape = Shape(&[(1, &LEAF), (2, &LEAF), (3, &LEAF), (4, &LEAF)]);
+static CHECK_REQUEST: Shape = Shape(&[(1, &CONTAINER), (2, &LEAF)]);
+static STREAM_REPORT: Shape = Shape(&[(8, &LEAF)]);
+static HOST_REPORT: Shape = Shape(&[(3, &STREAM_REPORT)]);
+
+/// Returns a message as a later version may write it: with fields that this one does not know, in
+/// front and at the end of each message in it.
+fn as_a_later_version(shape: &Shape, mut message: &[u8]) -> Vec<u8> {
+    let mut later = UNKNOWN_FIELDS.to_vec();
+    while !message.is_empty() {
+        let whole = message;
+        let key = decode_varint(&mut message).unwrap();
+        let nested = shape.0.iter().find(|(number, _)| *number == key >> 3);
+        match key & 7 {
+            2 => {
+                let bytes = usize::try_from(decode_varint(&mut message).unwrap()).unwrap();
+                let (field, rest) = message.split_at(bytes);
+                message = rest;
+                let field = match nested {
+                    Some((_, shape)) => as_a_later_version(shape, field),
+                    None => field.to_vec(),
+                };
+                encode_varint(key, &mut later);
+                encode_varint(field.len() as u64, &mut later);
+                later.extend(field);
+            }
+            0 => {
+                decode_varint(&mut message).unwrap();
+                later.extend(&whole[..whole.len() - message.len()]);
+            }
+            kind => panic!("the contract has no field of kind {kind:?}"),
+        }
+    }
+    later.extend(UNKNOWN_FIELDS);
+    later
+}
+
+fn check<M: Message + Default + PartialEq + Debug>(name: &str, shape: &Shape, message: &M) {
     let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "..", "tests", "vectors", name]
         .iter()
         .collect();
@@ -28,12 +78,15 @@ fn check<M: Message + Default + PartialEq + Debug>(name: &str, message: &M) {
         "{name}: what is written has changed"
     );
     assert_eq!(&M::decode(golden.as_slice()).unwrap(), message, "{name}");
-    let from_later = [golden.as_slice(), UNKNOWN_FIELD].concat();
+    let from_later = as_a_later_version(shape, &golden);
+    assert!(from_later.len() > golden.len() + 2 * UNKNOWN_FIELDS.len() || shape.0.is_empty());
     assert_eq!(
         &M::decode(from_later.as_slice()).unwrap(),
         message,
-        "{name} with an unknown field"
+        "{name} with unknown fields in every message"
     );
+    // An older version may know none of the fields.
+    assert_eq!(M::decode(&b""[..]).unwrap(), M::default(), "{name}");
 }
 
 fn container() -> Container {
@@ -107,13 +160,17 @@ fn requests() {
         }),
     ];
     let events = kinds.map(|kind| Event { kind: Some(kind) }).into();
-    check("relay_ship_request_v1.bin", &ShipRequest { events });
+    check(
+        "relay_ship_request_v1.bin",
+        &SHIP_REQUEST,
+        &ShipRequest { events },
+    );
     let check_request = CheckRequest {
         container: Some(container()),
         log_opts: log_opts(),
         host: "host-1".into(),
     };
-    check("relay_check_request_v1.bin", &check_request);
+    check("relay_check_request_v1.bin", &CHECK_REQUEST, &check_request);
     let stream = StreamReport {
         journal_id: "0123456789abcdef0123456789abcdef".into(),
         container_id: "c".repeat(64),
@@ -130,7 +187,7 @@ fn requests() {
         version: "0.1.0".into(),
         streams: vec![stream],
     };
-    check("relay_host_report_v1.bin", &report);
+    check("relay_host_report_v1.bin", &HOST_REPORT, &report);
 }
 
 #[test]
@@ -156,17 +213,26 @@ fn responses() {
             reason: "log option retries".into(),
         }],
     };
-    check("relay_ship_response_v1.bin", &response);
+    check("relay_ship_response_v1.bin", &SHIP_RESPONSE, &response);
     let response = CheckResponse {
         faults: vec!["a fault".into()],
         identity: "host-1".into(),
     };
-    check("relay_check_response_v1.bin", &response);
+    check("relay_check_response_v1.bin", &LEAF, &response);
 }
 
 #[test]
 fn an_event_of_a_later_kind_is_no_error() {
     let later = [b"\x0a".as_slice(), &[8], UNKNOWN_FIELD].concat();
-    let request = ShipRequest::decode(later.as_slice()).unwrap();
-    assert_eq!(request.events, [Event { kind: None }]);
+    let finish = |stream| Event {
+        kind: Some(Kind::Finish(Finish {
+            stream,
+            end_offset: 1,
+        })),
+    };
+    let events = vec![finish(1)];
+    let known = ShipRequest { events }.encode_to_vec();
+    let mixed = [known.as_slice(), &later, &known].concat();
+    let request = ShipRequest::decode(mixed.as_slice()).unwrap();
+    assert_eq!(request.events, [finish(1), Event { kind: None }, finish(1)]);
 }
