@@ -31,6 +31,7 @@ pub const SETTINGS: &[Setting] = &[
     SHIPPER_CERT_FILE,
     SHIPPER_KEY_FILE,
     SHIPPER_TOKEN_FILE,
+    SHIPPER_INSECURE,
     HOST_NAME,
     LOG_LEVEL,
     JOURNAL_SIZE,
@@ -98,6 +99,12 @@ const SHIPPER_TOKEN_FILE: Setting = Setting {
     default: "",
     rule: OPTIONAL_PATH_RULE,
     doc: "file with the bearer token that names this host to the shipper; read at every connection",
+};
+const SHIPPER_INSECURE: Setting = Setting {
+    name: "SHIPPER_INSECURE",
+    default: "false",
+    rule: "true or false",
+    doc: "true allows http endpoints beyond loopback: entries and token cross the network in the clear",
 };
 const HOST_NAME: Setting = Setting {
     name: "HOST_NAME",
@@ -319,7 +326,8 @@ impl Config {
             keep_total_bytes_max: check.size(&KEEP_FILE_TOTAL_SIZE, 0),
             sandbox: check.switch(&SANDBOX),
         };
-        check.relations(&config);
+        let is_insecure = check.flag(&SHIPPER_INSECURE);
+        check.relations(&config, is_insecure);
         match check.faults {
             faults if faults.is_empty() => Ok(config),
             faults => Err(ConfigError { faults }),
@@ -441,7 +449,25 @@ impl Checker<'_> {
         }
     }
 
-    fn relations(&mut self, config: &Config) {
+    fn flag(&mut self, setting: &Setting) -> bool {
+        match self.raw.get(setting) {
+            "true" => true,
+            "false" => false,
+            _ => {
+                self.fault(setting, setting.rule);
+                false
+            }
+        }
+    }
+
+    fn relations(&mut self, config: &Config, is_insecure: bool) {
+        if !is_insecure && config.shipper.iter().any(is_exposed) {
+            self.fault(
+                &SHIPPER,
+                "safe: entries and token would cross the network in the clear; use https, a \
+                 loopback address, or SHIPPER_INSECURE=true if the network is trusted",
+            );
+        }
         let needs_ca = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Https(_));
         if config.shipper_ca_file.is_none() && config.shipper.iter().any(needs_ca) {
             self.fault(
@@ -470,6 +496,17 @@ fn endpoint(value: &str) -> Option<Endpoint> {
         Some("https") if is_plain => Some(Endpoint::Https(value.to_owned())),
         _ => None,
     }
+}
+
+/// Returns whether what goes to an endpoint could be read on the way.
+fn is_exposed(endpoint: &Endpoint) -> bool {
+    let Endpoint::Http(uri) = endpoint else {
+        return false;
+    };
+    let uri: Option<http::Uri> = uri.parse().ok();
+    let host = uri.as_ref().and_then(http::Uri::host).unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host != "localhost" && !address.is_ok_and(|address| address.is_loopback())
 }
 
 /// Parses a size as Docker writes them: `10m` is 10 MiB.
@@ -552,6 +589,35 @@ mod tests {
         assert!(parse(&[("JOURNAL_TOTAL_SIZE", "255m")]).is_err());
         assert!(parse(&[("JOURNAL_TOTAL_SIZE", "256m")]).is_ok());
         assert!(parse(&[("JOURNAL_SIZE", "1023k")]).is_err());
+    }
+
+    #[test]
+    fn http_beyond_loopback_must_be_wanted() {
+        for (endpoint, is_exposed) in [
+            ("unix:///s", false),
+            ("https://10.0.0.1:9463", false),
+            ("http://127.0.0.1:9463", false),
+            ("http://127.8.9.1:9463", false),
+            ("http://localhost:9463", false),
+            ("http://[::1]:9463", false),
+            ("http://[::2]:9463", true),
+            ("http://10.0.0.1:9463", true),
+            ("http://localhost.example:9463", true),
+            ("unix:///s,http://shipper:9463", true),
+        ] {
+            let settings = [("SHIPPER", endpoint), ("SHIPPER_CA_FILE", "/ca.pem")];
+            assert_eq!(parse(&settings).is_err(), is_exposed, "{endpoint}");
+            let wanted = [&settings[..], &[("SHIPPER_INSECURE", "true")]].concat();
+            assert!(parse(&wanted).is_ok(), "{endpoint}");
+        }
+        let faults = parse(&[("SHIPPER", "http://shipper:9463")])
+            .unwrap_err()
+            .faults;
+        assert!(
+            faults[0].starts_with("SHIPPER=\"http://shipper:9463\" is not safe"),
+            "{faults:?}"
+        );
+        assert!(parse(&[("SHIPPER_INSECURE", "maybe")]).is_err());
     }
 
     #[test]
