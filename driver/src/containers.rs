@@ -736,7 +736,7 @@ impl Table {
     }
 
     /// Enters a stream into the table and has its FIFO read; without one it has ended.
-    fn insert(
+    pub(crate) fn insert(
         &self,
         start: Start,
         folder: Option<PathBuf>,

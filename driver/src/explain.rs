@@ -8,6 +8,23 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+/// Bytes of a shipper's text that go into a message: enough for its reason, and no more than a
+/// reader of `docker run` or of the engine's log can use.
+const SHOWN_BYTES_MAX: usize = 1 << 10;
+
+/// Returns what a shipper wrote as it goes into a message: cut, on one line, and without characters
+/// that would steer a terminal.
+pub(crate) fn shown(text: &str) -> String {
+    let end = text.floor_char_boundary(SHOWN_BYTES_MAX);
+    let (kept, rest) = text.split_at(end);
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    let mut shown: String = kept.chars().map(clean).collect();
+    if !rest.is_empty() {
+        shown.push('…');
+    }
+    shown
+}
+
 /// What is wrong with an endpoint.
 #[derive(Debug)]
 pub(crate) struct Explanation {
@@ -28,7 +45,7 @@ impl Explanation {
         let mut cause = Some(error);
         while let Some(error) = cause {
             let sentence = match error.downcast_ref::<tonic::Status>() {
-                Some(status) => format!("the call failed: {}", status.message()),
+                Some(status) => format!("the call failed: {}", shown(status.message())),
                 None => error.to_string(),
             };
             // Some errors quote their cause.
@@ -158,6 +175,17 @@ mod tests {
                     clocks";
         let expected = format!("{text}; {hint}");
         check("https://h:1", &io::Error::other(expired), &expected);
+    }
+
+    #[test]
+    fn what_a_shipper_says_is_shown_on_one_line_and_in_part() {
+        assert_eq!(shown("a rule\n\u{1b}[31mred"), "a rule  [31mred");
+        let longest = "é".repeat(SHOWN_BYTES_MAX / 2);
+        assert_eq!(shown(&longest), longest);
+        assert_eq!(
+            shown(&format!("x{longest}")).len(),
+            SHOWN_BYTES_MAX - 1 + '…'.len_utf8()
+        );
     }
 
     #[test]

@@ -16,11 +16,11 @@
 
 use crate::config::{Config, Endpoint};
 use crate::containers::Table;
-use crate::explain::Explanation;
+use crate::explain::{self, Explanation};
 use crate::fifo::Signals;
 use crate::gather::{Gatherer, Round};
 use proto::backoff::Backoff;
-use proto::limits::MESSAGE_BYTES_MAX;
+use proto::limits::{MESSAGE_BYTES_MAX, RESPONSE_BYTES_MAX};
 use proto::relay::relay_client::RelayClient;
 use proto::relay::{self, CheckRequest, HostReport, ReportAck, ShipRequest, ShipResponse};
 use std::future::Future;
@@ -59,8 +59,13 @@ const HTTP2_WINDOW_BYTES: u32 = 1 << 20;
 /// How often counters are reported.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Responses that are held while a pass is under way; beyond it the call is not read.
-const RESPONSES_HELD_MAX: usize = 64;
+/// Responses that are held while a pass is under way; beyond it the call is not read. Together they
+/// are at most as many times [`RESPONSE_BYTES_MAX`] on the wire.
+const RESPONSES_HELD_MAX: usize = 16;
+
+/// How long a call lasts that the shipper has ended in good order, although there was nothing to ship:
+/// for its age. A shipper that ends calls at once is none.
+const IDLE_CALL_MIN: Duration = Duration::from_millis(500);
 
 /// How long a stopping driver waits for the acknowledgement of what is in flight.
 const FINISH_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -92,12 +97,34 @@ impl Interceptor for Bearer {
     }
 }
 
+/// A connection to a shipper, as [`Checker`] uses it.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    client: Client,
+    /// Until when a shipper that did not answer is not asked again. Another connection, which may
+    /// lead to another shipper, begins without.
+    silent_until: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Connection {
+    fn new(client: Client) -> Self {
+        let silent_until = Arc::default();
+        Self {
+            client,
+            silent_until,
+        }
+    }
+
+    fn silent_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        let silent_until = self.silent_until.lock();
+        silent_until.expect("whoever holds this lock does not panic")
+    }
+}
+
 /// Asks a connected shipper about options.
 #[derive(Debug, Clone)]
 pub(crate) struct Checker {
-    client: watch::Receiver<Option<Client>>,
-    /// Until when a shipper that did not answer is not asked again.
-    silent_until: Arc<Mutex<Option<Instant>>>,
+    connection: watch::Receiver<Option<Connection>>,
 }
 
 impl Checker {
@@ -112,35 +139,39 @@ impl Checker {
     /// asked right now, or does not answer in time.
     pub(crate) async fn faults(&self, open: &relay::Open) -> Vec<String> {
         let now = Instant::now();
-        if self.silent_until().is_some_and(|until| now < until) {
-            return Vec::new();
-        }
-        let Some(mut client) = self.client.borrow().clone() else {
+        let Some(mut connection) = self.connection.borrow().clone() else {
             return Vec::new();
         };
+        if connection.silent_until().is_some_and(|until| now < until) {
+            return Vec::new();
+        }
         let request = CheckRequest {
             container: open.container.clone(),
             log_opts: open.log_opts.clone(),
             host: open.host.clone(),
         };
-        match timeout(Self::ANSWER_WAIT_MAX, client.check(request)).await {
-            Ok(Ok(response)) => response.into_inner().faults,
+        match timeout(Self::ANSWER_WAIT_MAX, connection.client.check(request)).await {
+            Ok(Ok(response)) => shown_faults(response.into_inner().faults),
             Ok(Err(status)) => {
                 tracing::debug!(%status, "the shipper could not check options");
                 Vec::new()
             }
             Err(_) => {
                 tracing::warn!("the shipper does not answer: options are not checked");
-                *self.silent_until() = Some(now + Self::SILENCE);
+                *connection.silent_until() = Some(now + Self::SILENCE);
                 Vec::new()
             }
         }
     }
+}
 
-    fn silent_until(&self) -> MutexGuard<'_, Option<Instant>> {
-        let silent_until = self.silent_until.lock();
-        silent_until.expect("whoever holds this lock does not panic")
-    }
+/// Faults of a container's options that its user is shown.
+const FAULTS_SHOWN_MAX: usize = 32;
+
+/// Returns a shipper's faults as the user of `docker run` may read them.
+fn shown_faults(faults: Vec<String>) -> Vec<String> {
+    let shown = faults.into_iter().take(FAULTS_SHOWN_MAX);
+    shown.map(|fault| explain::shown(&fault)).collect()
 }
 
 /// An endpoint could not be used.
@@ -176,7 +207,7 @@ enum SessionEnd {
     Shutdown,
     #[error("the shipper ended the call")]
     Ended,
-    #[error("the call failed: {}", .0.message())]
+    #[error("the call failed: {}", explain::shown(.0.message()))]
     Failed(#[from] Status),
     #[error("the shipper broke the contract: {0}")]
     Fault(String),
@@ -190,22 +221,15 @@ pub(crate) struct Forwarder {
     config: Config,
     table: Arc<Table>,
     signals: Arc<Signals>,
-    connected: watch::Sender<Option<Client>>,
+    connected: watch::Sender<Option<Connection>>,
     shutdown: watch::Receiver<bool>,
     seed: u64,
 }
 
 /// Returns both ends of what tells whether a shipper is connected.
-pub(crate) fn connection() -> (watch::Sender<Option<Client>>, Checker) {
-    let (connected, client) = watch::channel(None);
-    let silent_until = Arc::default();
-    (
-        connected,
-        Checker {
-            client,
-            silent_until,
-        },
-    )
+pub(crate) fn connection() -> (watch::Sender<Option<Connection>>, Checker) {
+    let (connected, connection) = watch::channel(None);
+    (connected, Checker { connection })
 }
 
 impl SessionEnd {
@@ -275,7 +299,7 @@ impl Forwarder {
         config: Config,
         table: Arc<Table>,
         signals: Arc<Signals>,
-        connected: watch::Sender<Option<Client>>,
+        connected: watch::Sender<Option<Connection>>,
         shutdown: watch::Receiver<bool>,
     ) -> Self {
         let mut seed = [0; 8];
@@ -305,7 +329,8 @@ impl Forwarder {
                     Err(error) => faults.add(endpoint, &Explanation::new(endpoint, &error)),
                     Ok(client) => {
                         faults.say_connected(endpoint);
-                        self.connected.send_replace(Some(client.clone()));
+                        let connection = Connection::new(client.clone());
+                        self.connected.send_replace(Some(connection));
                         let (returned, end, was_useful) = self.session(client, gatherer).await;
                         self.connected.send_replace(None);
                         gatherer = returned;
@@ -315,8 +340,12 @@ impl Forwarder {
                             return;
                         }
                         if was_useful {
-                            backoff.reset();
                             faults.clear();
+                        }
+                        // One that breaks the contract would do so again, and entries in flight
+                        // would be sent again, each time.
+                        if was_useful && !matches!(end, SessionEnd::Fault(_)) {
+                            backoff.reset();
                         }
                         if was_useful && matches!(end, SessionEnd::Ended) {
                             tracing::info!(%endpoint, %end, "changing to the next shipper");
@@ -378,7 +407,7 @@ impl Forwarder {
         let channel = channel.map_err(|_| ConnectError::Timeout)??;
         let client = RelayClient::with_interceptor(channel, Bearer { token });
         Ok(client
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_decoding_message_size(RESPONSE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
 
@@ -397,7 +426,8 @@ impl Forwarder {
         Ok(tls)
     }
 
-    /// Runs one call until it ends. Returns whether a stream was accepted in it, too.
+    /// Runs one call until it ends. Returns whether it was of use, too: a stream was accepted in it, or
+    /// it lasted without any.
     async fn session(
         &mut self,
         client: Client,
@@ -424,8 +454,10 @@ impl Forwarder {
             finish_by: None,
             was_useful: false,
         };
+        let began = Instant::now();
         let end = session.run(self, requests).await;
-        let was_useful = session.was_useful;
+        let has_lasted = matches!(end, SessionEnd::Ended) && began.elapsed() >= IDLE_CALL_MIN;
+        let was_useful = session.was_useful || has_lasted;
         drop(client);
         let mut responses = std::mem::take(&mut session.responses);
         let returned = session.pass.into_gatherer().await;

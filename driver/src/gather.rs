@@ -10,7 +10,12 @@
 //!                                  └──────────backoff────────────┘
 //! ```
 //!
-//! Bounds: a request holds [`REQUEST_BYTES_MAX`] of frames and [`EVENTS_MAX`] events; a stream
+//! A shipper is not assumed hostile, but it may be wrong: what it says of a stream that did not ask,
+//! an acknowledgement of what was not sent, ends the call with the reason ([`Round::fault`]), and
+//! nothing of it counts. What it says of streams that this call does not know is ignored: it may
+//! cross their end.
+//!
+//! Bounds: a request holds [`REQUEST_BYTES_MAX`] of frames and [`REQUEST_EVENTS_MAX`] events; a stream
 //! gives one chunk per turn, and turns go round, so that a busy stream does not delay a quiet one.
 //! Beyond [`STREAMS_PER_CALL_MAX`] streams the next waits until one ends.
 
@@ -21,12 +26,13 @@ use crate::logging::Throttle;
 use bytes::{Bytes, BytesMut};
 use proto::backoff::Backoff;
 use proto::limits::{
-    CHUNK_BYTES_MAX, FRAME_BYTES_MAX, REQUEST_FRAMES_BYTES_MAX, STREAMS_PER_CALL_MAX,
+    CHUNK_BYTES_MAX, FRAME_BYTES_MAX, REQUEST_EVENTS_MAX, REQUEST_FRAMES_BYTES_MAX,
+    STREAMS_PER_CALL_MAX,
 };
 use proto::relay::{
     self, Ack, Chunk, Event, Finish, HostReport, ShipRequest, ShipResponse, event::Kind,
 };
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,9 +41,6 @@ use tokio::time::Instant;
 /// Bytes of frames in one request. Half of what the contract allows: twice as much costs 2 MiB of
 /// memory and, measured, no less CPU per frame.
 const REQUEST_BYTES_MAX: usize = REQUEST_FRAMES_BYTES_MAX / 2;
-
-/// Events in one request. Opens are large, and there may be thousands after a reconnect.
-const EVENTS_MAX: usize = 1024;
 
 /// Bytes of opens in one request, so that it fits a message.
 const OPENS_BYTES_MAX: usize = proto::limits::OPEN_BYTES_MAX;
@@ -54,6 +57,7 @@ const READ_RETRY: Duration = Duration::from_secs(1);
 
 static SAVE_FAILED: Throttle = Throttle::new();
 static READ_FAILED: Throttle = Throttle::new();
+static UNEARNED: Throttle = Throttle::new();
 
 const _: () = assert!(
     REQUEST_BYTES_MAX + 2 * OPENS_BYTES_MAX < proto::limits::MESSAGE_BYTES_MAX,
@@ -89,8 +93,8 @@ pub(crate) struct Gatherer {
     /// Streams that have something to say; each once.
     queue: VecDeque<u32>,
     ready: Vec<Arc<Stream>>,
-    /// Streams beyond the bound of a call.
-    surplus: VecDeque<Arc<Stream>>,
+    /// Streams beyond the bound of a call, by number: the oldest comes first.
+    surplus: BTreeMap<u32, Arc<Stream>>,
     /// Numbers of streams to try again, and when.
     retries: Vec<(Instant, u32)>,
     buffers: Buffers,
@@ -102,7 +106,8 @@ struct CallStream {
     stream: Arc<Stream>,
     phase: Phase,
     backoff: Backoff,
-    refusal: String,
+    /// The reason that was said last.
+    refusal: Option<String>,
     is_queued: bool,
     wants_credit: bool,
     read_failure_count: u32,
@@ -131,7 +136,7 @@ impl Draft {
     }
 
     fn is_full(&self) -> bool {
-        self.events.len() >= EVENTS_MAX
+        self.events.len() >= REQUEST_EVENTS_MAX
             || self.open_bytes >= OPENS_BYTES_MAX
             || REQUEST_BYTES_MAX - self.used_bytes < FRAME_BYTES_MAX
     }
@@ -147,7 +152,7 @@ impl Gatherer {
             streams: HashMap::new(),
             queue: VecDeque::new(),
             ready: Vec::new(),
-            surplus: VecDeque::new(),
+            surplus: BTreeMap::new(),
             retries: Vec::new(),
             buffers: Buffers::default(),
         }
@@ -193,6 +198,12 @@ impl Gatherer {
         }
         round.wake_at = self.retries.iter().map(|&(at, _)| at).min();
         round
+    }
+
+    /// Returns how many streams wait to be tried again.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(crate) fn retry_count(&self) -> usize {
+        self.retries.len()
     }
 
     /// Returns the host's counters, with those of streams that are over from a number on, and the
@@ -265,7 +276,8 @@ impl Gatherer {
         let number = stream.number();
         if !self.streams.contains_key(&number) {
             if self.streams.len() >= STREAMS_PER_CALL_MAX {
-                self.surplus.push_back(Arc::clone(stream));
+                // It becomes ready again whenever something arrives.
+                self.surplus.insert(number, Arc::clone(stream));
                 return;
             }
             let seed = self.seed ^ u64::from(number);
@@ -275,7 +287,7 @@ impl Gatherer {
                     stream: Arc::clone(stream),
                     phase: Phase::Waiting,
                     backoff: Backoff::new(REFUSED_BASE, REFUSED_CAP, seed),
-                    refusal: String::new(),
+                    refusal: None,
                     is_queued: false,
                     wants_credit: false,
                     read_failure_count: 0,
@@ -353,9 +365,16 @@ impl Gatherer {
         let Some(call) = self.streams.get_mut(&number) else {
             return;
         };
+        match call.phase {
+            Phase::OpenSent | Phase::Open { .. } => {}
+            Phase::Waiting | Phase::Refused => {
+                round.fault = Some(call.not_asked("opens"));
+                return;
+            }
+        }
         call.phase = Phase::Open { window_bytes };
         call.backoff.reset();
-        call.refusal.clear();
+        call.refusal = None;
         round.has_credit = true;
         self.enqueue(number);
     }
@@ -365,6 +384,10 @@ impl Gatherer {
         let Some(call) = self.streams.get_mut(&ack.stream) else {
             return;
         };
+        if !matches!(call.phase, Phase::Open { .. }) {
+            round.fault = Some(call.not_asked("acknowledges"));
+            return;
+        }
         let fates = Fates {
             delivered: ack.delivered_entries,
             filtered: ack.filtered_entries,
@@ -376,6 +399,16 @@ impl Gatherer {
                 let container = call.stream.container_id();
                 round.fault = Some(format!("container {container}: {error}"));
                 return;
+            }
+            Err(error @ AckError::Unearned { .. }) => {
+                if let Some(suppressed_count) = UNEARNED.pass() {
+                    tracing::error!(
+                        suppressed_count,
+                        %error,
+                        container = call.stream.container_id(),
+                        "the shipper claims more entries than it was sent: the rest is not counted"
+                    );
+                }
             }
             Err(error @ AckError::Save(_)) => {
                 if let Some(suppressed_count) = SAVE_FAILED.pass() {
@@ -412,15 +445,20 @@ impl Gatherer {
         let Some(call) = self.streams.get_mut(&number) else {
             return;
         };
+        if matches!(call.phase, Phase::Waiting | Phase::Refused) {
+            // Said before: each refusal would be one more to wait for.
+            return;
+        }
         call.phase = Phase::Refused;
         call.stream.journal().rewind();
-        if call.refusal != reason {
+        let reason = crate::explain::shown(&reason);
+        if call.refusal.as_ref() != Some(&reason) {
             tracing::warn!(
                 container = call.stream.container_id(),
                 reason,
                 "the shipper refuses a container: its entries stay in the journal"
             );
-            call.refusal = reason;
+            call.refusal = Some(reason);
         }
         // At least half of it: a refusal is seldom over within a moment.
         let delay = call.backoff.next_delay().max(REFUSED_BASE / 2);
@@ -441,13 +479,19 @@ impl Gatherer {
         if let Some(call) = self.streams.remove(&number) {
             self.table.retire(&call.stream);
         }
-        if let Some(stream) = self.surplus.pop_front() {
+        if let Some((_, stream)) = self.surplus.pop_first() {
             self.enqueue_stream(&stream);
         }
     }
 }
 
 impl CallStream {
+    /// Returns how a shipper broke the contract that answers what this stream did not ask.
+    fn not_asked(&self, what: &str) -> String {
+        let (number, container) = (self.stream.number(), self.stream.container_id());
+        format!("it {what} stream {number} of container {container}, which is not open")
+    }
+
     /// Puts what a stream has to say into the request. Returns whether it may have more.
     fn say(&mut self, next: Next, draft: &mut Draft) -> bool {
         let stream = self.stream.number();

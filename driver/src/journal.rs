@@ -239,6 +239,13 @@ pub(crate) enum AckError {
         /// The last sent one.
         sent: u64,
     },
+    /// More entries are said to be settled than were sent and are not settled yet. The offset counts,
+    /// and of the entries as many as there were.
+    #[error("{entries} entries more than were sent are acknowledged")]
+    Unearned {
+        /// The surplus.
+        entries: u64,
+    },
     /// The acknowledgement counts, but would be forgotten if the process died now.
     #[error("could not save the acknowledged offset")]
     Save(#[source] Errno),
@@ -415,11 +422,15 @@ impl Journal {
             let sent = reader.sent;
             return Err(AckError::BeyondSent { offset, sent });
         }
-        reader.settle(offset, fates);
+        let surplus = reader.settle(offset, fates);
         let saved = self.save(&mut reader);
         self.acked.store(reader.acked, Ordering::Release);
         self.release(&reader);
-        saved.map_err(AckError::Save)
+        saved.map_err(AckError::Save)?;
+        match surplus {
+            0 => Ok(()),
+            entries => Err(AckError::Unearned { entries }),
+        }
     }
 
     /// Drops the oldest unsent segments, about a sixteenth of the journal; returns the bytes that

@@ -26,6 +26,8 @@ mod keeper;
 mod kept;
 pub mod logging;
 mod plugin_api;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod rehearsal;
 pub mod sandbox;
 mod start;
 

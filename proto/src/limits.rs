@@ -20,8 +20,18 @@ pub const CHUNK_BYTES_MAX: usize = 256 << 10;
 /// Bytes of frames in one `ShipRequest`, all its chunks together.
 pub const REQUEST_FRAMES_BYTES_MAX: usize = 1 << 20;
 
+/// Events in one `ShipRequest`. Opens are large, and there may be thousands after a reconnect.
+pub const REQUEST_EVENTS_MAX: usize = 1024;
+
 /// Bytes of one message of the relay, on the wire. Larger ones end the call.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of one answer of the shipper, on the wire. It says what it has in several messages, and cuts
+/// its reasons, so that none is larger; a larger one ends the call.
+pub const RESPONSE_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of a reason or fault in an answer of the shipper; the rest is cut off.
+pub const REASON_BYTES_MAX: usize = 1 << 10;
 
 /// Bytes of all log options and container details in one `Open`. A container that exceeds it is
 /// refused at start.

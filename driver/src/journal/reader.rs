@@ -166,17 +166,22 @@ impl Reader {
         starts.into_iter().find(|&start| start == self.sent)
     }
 
-    pub(super) fn settle(&mut self, offset: u64, fates: Fates) {
+    /// Settles what lies below an offset. Returns by how much the entries exceed those that were
+    /// sent: they are not counted, or the ledger would show more than was received.
+    pub(super) fn settle(&mut self, offset: u64, fates: Fates) -> u64 {
         self.acked = self.acked.max(offset);
         let settled = &mut self.settled;
-        settled.delivered = settled.delivered.saturating_add(fates.delivered);
-        settled.filtered = settled.filtered.saturating_add(fates.filtered);
-        settled.dead_lettered = settled.dead_lettered.saturating_add(fates.dead_lettered);
-        let settled_entries = fates
-            .delivered
-            .saturating_add(fates.filtered)
-            .saturating_add(fates.dead_lettered);
-        self.live_entries = self.live_entries.saturating_sub(settled_entries);
+        let mut surplus: u64 = 0;
+        for (count, claimed) in [
+            (&mut settled.delivered, fates.delivered),
+            (&mut settled.filtered, fates.filtered),
+            (&mut settled.dead_lettered, fates.dead_lettered),
+        ] {
+            let earned = claimed.min(self.live_entries);
+            *count = count.saturating_add(earned);
+            self.live_entries = self.live_entries.saturating_sub(earned);
+            surplus = surplus.saturating_add(claimed.saturating_sub(earned));
+        }
         while let Some(hole) = self.holes.front() {
             if hole.span.end > self.acked {
                 break;
@@ -184,6 +189,7 @@ impl Reader {
             settled.dropped.add(hole.reason, hole.counted_entries());
             self.holes.pop_front();
         }
+        surplus
     }
 
     /// Returns where the next hole at or behind an offset begins.

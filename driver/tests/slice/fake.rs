@@ -76,6 +76,8 @@ pub struct Behaviour {
     pub delay: Duration,
     pub refusal: Option<String>,
     pub check_faults: Vec<String>,
+    /// Whether a question about options stays without an answer.
+    pub leaves_checks_open: bool,
     /// Report calls that fail before one is taken.
     pub failing_reports: u32,
 }
@@ -88,6 +90,7 @@ impl Default for Behaviour {
             delay: Duration::ZERO,
             refusal: None,
             check_faults: Vec::new(),
+            leaves_checks_open: false,
             failing_reports: 0,
         }
     }
@@ -261,6 +264,9 @@ impl Relay for Service {
     }
 
     async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        if self.0.lock().unwrap().behaviour.leaves_checks_open {
+            return std::future::pending().await;
+        }
         Ok(Response::new(CheckResponse {
             faults: self.0.lock().unwrap().behaviour.check_faults.clone(),
             identity: "test".into(),

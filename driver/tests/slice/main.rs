@@ -528,6 +528,42 @@ async fn a_definite_no_of_the_shipper_fails_only_a_container_that_was_just_creat
 }
 
 #[tokio::test]
+async fn a_shipper_that_does_not_answer_is_asked_once_and_the_next_one_at_once() {
+    let host = Host::new();
+    let behaviour = Behaviour {
+        leaves_checks_open: true,
+        ..Behaviour::default()
+    };
+    let silent = FakeShipper::start(&host.shipper(), behaviour);
+    let driver = host.run();
+    silent
+        .wait("the driver is connected", |state| !state.reports.is_empty())
+        .await;
+    let mut took = Vec::new();
+    for name in ["c1", "c2"] {
+        let container = Container::new(host.path(), name);
+        let began = Instant::now();
+        assert_eq!(host.start(&container, "{}").await, NO_ERR);
+        took.push(began.elapsed());
+    }
+    assert!(took[0] >= Duration::from_millis(500), "{took:?}");
+    assert!(took[1] < Duration::from_millis(500), "{took:?}");
+    drop(silent);
+    let behaviour = Behaviour {
+        check_faults: vec!["topic_id: no such topic".into()],
+        ..Behaviour::default()
+    };
+    let shipper = FakeShipper::start(&host.shipper(), behaviour);
+    shipper
+        .wait("the driver is connected", |state| !state.reports.is_empty())
+        .await;
+    let container = Container::new(host.path(), "c3");
+    let err = host.start(&container, "{}").await;
+    assert_eq!(err, r#"{"Err":"topic_id: no such topic"}"#);
+    driver.stop().await;
+}
+
+#[tokio::test]
 async fn a_refused_stream_is_journaled_and_opened_again() {
     let host = Host::new();
     let behaviour = Behaviour {

@@ -1,0 +1,409 @@
+//! The driver's side of calls without network, pump or clock: a few streams whose journals are in
+//! memory, and a script of bytes that stands for the shipper. Whatever the script says,
+//!
+//! - nothing panics, and what waits is bounded by the streams;
+//! - an acknowledgement counts only up to what was sent in this call, and a journal keeps the rest;
+//! - the counters never show more entries than were received;
+//! - a good shipper that comes afterwards gets every byte that was not acknowledged, and each stream
+//!   ends.
+//!
+//! A property test and the fuzz target `relay` play it. It is in no build of the product.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a panic is what a rehearsal is for"
+)]
+
+use crate::config::{Config, RawConfig};
+use crate::containers::{Stream, Table, TableSettings};
+use crate::disk::{Disk, RealDisk};
+use crate::fifo::{Pump, Signals};
+use crate::gather::{Gatherer, Round};
+use crate::journal::{self, Bounds, Budget, JOURNAL_BYTES_MIN};
+use crate::kept::Kept;
+use crate::start::{Start, StartRequest};
+use prost::Message as _;
+use proto::frame;
+use proto::limits::MESSAGE_BYTES_MAX;
+use proto::relay::event::Kind;
+use proto::relay::{Ack, LogEntry, Opened, Refused, ShipResponse, Window};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Entries of each stream, and the bytes of their lines.
+const STREAMS: [(usize, usize); 3] = [(1, 5), (60, 40), (40, 1_000)];
+
+/// Rounds in which a good shipper ends every stream.
+const ROUNDS_MAX: usize = 1_000;
+
+/// What all plays share.
+#[derive(Debug)]
+pub struct Rehearsal {
+    table: Arc<Table>,
+    signals: Arc<Signals>,
+    budget: Arc<Budget>,
+    frames: Vec<Vec<u8>>,
+    _pump: Pump,
+}
+
+impl Rehearsal {
+    /// Makes one, with its state in a folder of its own.
+    ///
+    /// # Panics
+    /// The folder can't be used, or this is outside of a runtime.
+    pub async fn new(state_dir: &Path) -> Self {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let config = Config::parse(&RawConfig::from_pairs([])).unwrap();
+        let signals = Arc::new(Signals::default());
+        let budget = Arc::new(Budget::new(u64::MAX));
+        let pump = Pump::start(Arc::clone(&signals), Duration::ZERO).unwrap();
+        let (_, checker) = crate::forward::connection();
+        let settings = TableSettings {
+            state_dir: state_dir.to_path_buf(),
+            host_name: "host-1".to_owned(),
+            journal_bytes_max: JOURNAL_BYTES_MIN,
+        };
+        let table = Table::open(
+            settings,
+            Arc::clone(&disk),
+            Arc::clone(&budget),
+            Arc::new(Kept::from_config(&config, &disk)),
+            pump.handle(),
+            Arc::clone(&signals),
+            checker,
+        );
+        Self {
+            table: Arc::new(table.await.unwrap()),
+            signals,
+            budget,
+            frames: STREAMS.map(|(count, bytes)| frames(count, bytes)).into(),
+            _pump: pump,
+        }
+    }
+
+    /// Plays a script.
+    ///
+    /// # Panics
+    /// What the module promises does not hold.
+    pub fn play(&self, script: &[u8]) {
+        // Of a play that panicked.
+        for stream in self.table.streams() {
+            self.table.retire(&stream);
+        }
+        let mut play = Play::new(self);
+        let mut script = Script(script);
+        while let Some(step) = script.byte() {
+            play.step(step, &mut script);
+        }
+        play.end_well();
+    }
+
+    fn stream(&self, number: usize) -> Arc<Stream> {
+        let body = format!(
+            r#"{{"File":"/rehearsal/{number}","Info":{{"ContainerID":"c{number}","Config":{{}}}}}}"#
+        );
+        let request: StartRequest = serde_json::from_str(&body).unwrap();
+        let start = Start::check(request, "host-1").unwrap();
+        let bounds = Bounds::new(JOURNAL_BYTES_MIN);
+        let mut recovered = journal::in_memory(bounds, &self.budget);
+        let (reads, writes) = rustix::pipe::pipe().unwrap();
+        for bytes in self.frames[number].chunks(4 << 10) {
+            assert_eq!(rustix::io::write(&writes, bytes), Ok(bytes.len()));
+            let (appender, journal) = (&mut recovered.appender, &recovered.journal);
+            let appended = appender.append(journal, reads.as_fd(), bytes.len(), Instant::now());
+            appended.unwrap();
+        }
+        self.table.insert(start, None, recovered, None)
+    }
+}
+
+fn frames(count: usize, line_bytes: usize) -> Vec<u8> {
+    let mut frames = Vec::new();
+    for number in 0..count {
+        let entry = LogEntry {
+            source: "stdout".to_owned(),
+            time_nano: 1_700_000_000_000_000_000,
+            line: format!("{number:0line_bytes$}").into_bytes(),
+            ..LogEntry::default()
+        };
+        frame::encode(&entry, &mut frames);
+    }
+    frames
+}
+
+/// What a shipper says, as bytes; what is beyond the end is nothing.
+struct Script<'s>(&'s [u8]);
+
+impl<'s> Script<'s> {
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn small(&mut self) -> usize {
+        usize::from(self.byte().unwrap_or(0))
+    }
+
+    fn number(&mut self) -> u64 {
+        let bytes = std::array::from_fn(|_| self.byte().unwrap_or(0));
+        u64::from_le_bytes(bytes)
+    }
+
+    fn bytes(&mut self, count: usize) -> &'s [u8] {
+        let (bytes, rest) = self.0.split_at(count.min(self.0.len()));
+        self.0 = rest;
+        bytes
+    }
+}
+
+/// One of the streams, and what the shipper has seen of it.
+struct Actor {
+    stream: Arc<Stream>,
+    frames: Vec<u8>,
+    entry_count: u64,
+    /// Offset behind what was sent in this call.
+    sent: u64,
+}
+
+struct Play<'r> {
+    rehearsal: &'r Rehearsal,
+    gatherer: Gatherer,
+    actors: Vec<Actor>,
+    now: Instant,
+    /// What a good shipper would answer.
+    due: ShipResponse,
+}
+
+impl<'r> Play<'r> {
+    fn new(rehearsal: &'r Rehearsal) -> Self {
+        let actor = |number: usize| Actor {
+            stream: rehearsal.stream(number),
+            frames: rehearsal.frames[number].clone(),
+            entry_count: STREAMS[number].0 as u64,
+            sent: 0,
+        };
+        let actors = (0..STREAMS.len()).map(actor).collect();
+        let (table, signals) = (&rehearsal.table, &rehearsal.signals);
+        let mut gatherer = Gatherer::new(Arc::clone(table), Arc::clone(signals), 1);
+        gatherer.reset();
+        Self {
+            rehearsal,
+            gatherer,
+            actors,
+            now: Instant::now(),
+            due: ShipResponse::default(),
+        }
+    }
+
+    fn step(&mut self, step: u8, script: &mut Script<'_>) {
+        let mut said = ShipResponse::default();
+        match step % 10 {
+            0 | 1 => return self.gather(),
+            2 => {
+                let due = std::mem::take(&mut self.due);
+                return self.hear(due);
+            }
+            3 => return self.begin_call(),
+            4 => {
+                let seconds = script.small() as u64;
+                self.now += Duration::from_secs(seconds);
+                return;
+            }
+            5 => {
+                let count = script.small();
+                match ShipResponse::decode(script.bytes(count)) {
+                    Ok(decoded) => said = decoded,
+                    Err(_) => return,
+                }
+            }
+            6 => said.acks.push(self.ack(script)),
+            7 => said.opened.push(Opened {
+                stream: self.number(script),
+                window_bytes: script.number(),
+            }),
+            8 => said.windows.push(Window {
+                stream: self.number(script),
+                bytes: script.number(),
+            }),
+            _ => {
+                let (stream, count) = (self.number(script), script.small());
+                let reason = String::from_utf8_lossy(script.bytes(count)).into_owned();
+                said.refused = vec![Refused { stream, reason }; count];
+            }
+        }
+        self.hear(said);
+    }
+
+    /// Returns the number of a stream, or one that none has.
+    fn number(&self, script: &mut Script<'_>) -> u32 {
+        let actor = self.actors.get(script.small() % (self.actors.len() + 1));
+        actor.map_or(u32::MAX, |actor| actor.stream.number())
+    }
+
+    fn ack(&self, script: &mut Script<'_>) -> Ack {
+        let number = self.number(script);
+        let mut actors = self.actors.iter();
+        let sent = actors.find(|actor| actor.stream.number() == number);
+        let sent = sent.map_or(0, |actor| actor.sent);
+        let offset = match script.small() % 5 {
+            0 => sent,
+            1 => sent + 1,
+            2 => sent / 2,
+            3 => u64::MAX,
+            _ => script.number(),
+        };
+        let mut count = || match script.small() {
+            255 => u64::MAX,
+            count => count as u64 / 8,
+        };
+        Ack {
+            stream: number,
+            offset,
+            delivered_entries: count(),
+            filtered_entries: count(),
+            dead_lettered_entries: count(),
+        }
+    }
+
+    fn gather(&mut self) {
+        let mut round = Round::default();
+        self.gatherer.gather(self.now, &mut round);
+        let Some(request) = round.request else { return };
+        assert!(request.encoded_len() <= MESSAGE_BYTES_MAX);
+        for event in request.events {
+            self.note(event.kind.expect("the driver sends what it knows"));
+        }
+    }
+
+    fn note(&mut self, kind: Kind) {
+        let (number, span) = match &kind {
+            Kind::Open(open) => (open.stream, open.resume_offset..open.resume_offset),
+            Kind::Chunk(chunk) => {
+                let end = chunk.first_offset + chunk.frames.len() as u64;
+                (chunk.stream, chunk.first_offset..end)
+            }
+            Kind::Hole(hole) => panic!("nothing was dropped: {hole:?}"),
+            Kind::Finish(finish) => (finish.stream, finish.end_offset..finish.end_offset),
+        };
+        let mut actors = self.actors.iter_mut();
+        let actor = actors
+            .find(|actor| actor.stream.number() == number)
+            .expect("only its streams are sent");
+        match kind {
+            Kind::Open(_) => {
+                assert_eq!(span.end, actor.stream.journal().acked());
+                actor.sent = span.end;
+                self.due.opened.push(Opened {
+                    stream: number,
+                    window_bytes: 64 << 10,
+                });
+            }
+            Kind::Chunk(chunk) => {
+                let [first, end] = [span.start, span.end].map(|at| usize::try_from(at).unwrap());
+                assert_eq!(span.start, actor.sent, "without a gap");
+                assert_eq!(chunk.frames, actor.frames[first..end]);
+                actor.sent = span.end;
+                self.due.acks.push(Ack {
+                    stream: number,
+                    offset: span.end,
+                    delivered_entries: entry_count(&chunk.frames),
+                    ..Ack::default()
+                });
+            }
+            _ => assert_eq!(span.end, actor.frames.len() as u64),
+        }
+    }
+
+    /// Lets the driver hear what the shipper says, and looks at what it made of it.
+    fn hear(&mut self, said: ShipResponse) {
+        let before: Vec<u64> = self.acked().collect();
+        let round = self.gatherer.apply(&mut vec![said.clone()], self.now);
+        for (actor, before) in self.actors.iter().zip(before) {
+            let acked = actor.stream.journal().acked();
+            let number = actor.stream.number();
+            let is_said = |ack: &Ack| ack.stream == number && ack.offset == acked;
+            assert!(acked == before || said.acks.iter().any(is_said));
+            assert!(
+                before <= acked && acked <= actor.sent,
+                "{acked} was not sent"
+            );
+            let totals = actor.stream.journal().totals();
+            assert!(totals.received <= actor.entry_count, "{totals:?}");
+            let rest = actor.frames.len() as u64 - acked;
+            assert_eq!(totals.buffered_bytes, rest, "the rest is kept");
+        }
+        assert!(self.gatherer.retry_count() <= self.actors.len());
+        if round.fault.is_some() {
+            self.begin_call();
+        }
+    }
+
+    fn acked(&self) -> impl Iterator<Item = u64> {
+        self.actors
+            .iter()
+            .map(|actor| actor.stream.journal().acked())
+    }
+
+    fn begin_call(&mut self) {
+        self.gatherer.reset();
+        self.due = ShipResponse::default();
+        for actor in &mut self.actors {
+            actor.sent = actor.stream.journal().acked();
+        }
+    }
+
+    /// Plays a good shipper until every stream has ended.
+    fn end_well(mut self) {
+        self.begin_call();
+        for _ in 0..ROUNDS_MAX {
+            if self.rehearsal.table.streams().is_empty() {
+                break;
+            }
+            self.gather();
+            let due = std::mem::take(&mut self.due);
+            self.hear(due);
+        }
+        for actor in &self.actors {
+            let journal = actor.stream.journal();
+            assert_eq!(journal.acked(), actor.frames.len() as u64);
+            assert_eq!(journal.totals().received, actor.entry_count);
+        }
+        assert!(
+            self.rehearsal.table.streams().is_empty(),
+            "a stream is left"
+        );
+    }
+}
+
+fn entry_count(mut frames: &[u8]) -> u64 {
+    let mut count = 0;
+    while let frame::Decoded::Frame { frame_bytes, .. } = frame::decode(frames) {
+        frames = &frames[frame_bytes..];
+        count += 1;
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn whatever_a_shipper_says_nothing_is_released_unsent_and_all_arrives_afterwards() {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let _guard = runtime.enter();
+        let rehearsal = runtime.block_on(Rehearsal::new(folder.path()));
+        proptest!(|(script in prop::collection::vec(any::<u8>(), 0..400))| {
+            rehearsal.play(&script);
+        });
+    }
+}
