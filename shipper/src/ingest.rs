@@ -11,15 +11,17 @@ use std::time::Duration;
 
 use futures_util::Stream as FutureStream;
 use futures_util::stream::unfold;
+use proto::limits::REASON_BYTES_MAX;
 use proto::relay::relay_server::Relay;
 use proto::relay::{CheckRequest, CheckResponse, HostReport, ReportAck, ShipRequest, ShipResponse};
 use tokio::sync::watch;
-use tonic::transport::server::UdsConnectInfo;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
 use crate::buffers::Buffers;
 use crate::clock::WallClock;
+use crate::connection::Arrival;
 use crate::credentials::Secret;
 use crate::lanes::Lanes;
 use crate::ledger::Ledger;
@@ -28,7 +30,6 @@ use crate::record::{Formatter, Origin};
 use crate::route::Router;
 use crate::session::Session;
 use crate::tenant::{Host, Peer, Tenants};
-use crate::tls::dns_names;
 use crate::window::Budget;
 
 /// Where the process stands in its life.
@@ -41,6 +42,9 @@ pub enum Phase {
     /// Calls end.
     Ended,
 }
+
+/// Faults in one answer; there are as many options at least.
+const FAULTS_MAX: usize = 64;
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -87,7 +91,8 @@ impl Relay for RelayService {
     ) -> Result<Response<ShipStream>, Status> {
         let host = self.0.admit(&request)?;
         // Only a peer on TCP has an address.
-        let age_max = request.remote_addr().and(self.0.connection_age_max);
+        let address = arrival(&request).and_then(|arrival| arrival.address);
+        let age_max = address.and(self.0.connection_age_max);
         let session = Session::new(Arc::clone(&self.0), host, request.into_inner(), age_max);
         let responses = unfold(session, |mut session| async move {
             let response = session.next().await?;
@@ -122,8 +127,15 @@ impl Relay for RelayService {
                 faults
             }
         };
+        if !faults.is_empty() {
+            self.0.note_refusal(&host, "check", &faults);
+        }
         Ok(Response::new(CheckResponse {
-            faults,
+            faults: faults
+                .iter()
+                .take(FAULTS_MAX)
+                .map(|fault| cut(fault))
+                .collect(),
             identity: host.tenant().to_owned(),
         }))
     }
@@ -151,33 +163,58 @@ impl Relay for RelayService {
 }
 
 impl Ingest {
-    /// Returns who calls. A refusal is counted, and logged ever more rarely: a stranger must not
-    /// fill the log.
+    /// Returns who calls. A refusal is counted, and each kind of it logged ever more rarely: a
+    /// stranger must not fill the log.
     fn admit<T>(&self, request: &Request<T>) -> Result<Host, Status> {
-        self.tenants.admit(&peer(request)).map_err(|error| {
-            let count = self.metrics.refused_calls.inc() + 1;
-            if count.is_power_of_two() {
-                let peer = request.remote_addr().map(|address| address.to_string());
-                warn!(peer = peer.as_deref().unwrap_or("unix socket"), %error, count, "call refused");
+        match self.tenants.admit(&peer(request)) {
+            Ok(host) => {
+                if let Some(arrival) = arrival(request) {
+                    arrival.admit();
+                }
+                Ok(host)
             }
-            Status::unauthenticated(error.to_string())
-        })
+            Err(error) => {
+                self.metrics.refused_calls.inc();
+                if let Some(count) = self.tenants.count_stranger(error) {
+                    let address = arrival(request).and_then(|arrival| arrival.address);
+                    let peer = address.map(|address| address.to_string());
+                    warn!(peer = peer.as_deref().unwrap_or("unix socket"), %error, count, "call refused");
+                }
+                Err(Status::unauthenticated(error.to_string()))
+            }
+        }
+    }
+
+    /// Counts what a tenant was not allowed, and logs it now and then: a driver asks again.
+    pub(crate) fn note_refusal(&self, host: &Host, asked: &'static str, faults: &[String]) {
+        self.metrics.count_refusal(host.tenant(), asked);
+        if let Some(suppressed_count) = host.may_log_refusal(Instant::now()) {
+            let (tenant, reason) = (host.tenant(), cut(&faults.join("; ")));
+            warn!(tenant, asked, reason, suppressed_count, "refused");
+        }
     }
 }
 
+/// Cuts a reason or fault to what an answer may hold.
+pub(crate) fn cut(reason: &str) -> String {
+    let end = reason.floor_char_boundary(REASON_BYTES_MAX);
+    reason.split_at(end).0.to_owned()
+}
+
+fn arrival<T>(request: &Request<T>) -> Option<&Arrival> {
+    request.extensions().get()
+}
+
 fn peer<T>(request: &Request<T>) -> Peer {
-    let unix = request.extensions().get::<UdsConnectInfo>();
-    let certificates = request.peer_certs();
+    let arrival = arrival(request);
     let token = request
         .metadata()
         .get("authorization")
         .and_then(|value| value.to_str().ok());
     Peer {
-        unix_uid: unix
-            .and_then(|info| info.peer_cred)
-            .map(|credentials| credentials.uid()),
-        certificate_names: certificates
-            .and_then(|chain| chain.first().map(dns_names))
+        unix_uid: arrival.and_then(|arrival| arrival.unix_uid),
+        certificate_names: arrival
+            .map(|arrival| arrival.certificate_names.to_vec())
             .unwrap_or_default(),
         token: token
             .and_then(|value| value.strip_prefix("Bearer "))

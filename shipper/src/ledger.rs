@@ -141,10 +141,13 @@ impl Over {
 
 impl Line {
     fn new(host: &str, stream: &StreamReport) -> Self {
-        let settled = stream.delivered_entries
-            + stream.filtered_entries
-            + stream.dead_lettered_entries
-            + stream.dropped_entries.values().sum::<u64>();
+        let settled = [
+            stream.delivered_entries,
+            stream.filtered_entries,
+            stream.dead_lettered_entries,
+            sum(stream.dropped_entries.values()),
+        ];
+        let settled = sum(&settled);
         Self {
             host: host.to_owned(),
             container_name: stream.container_name.clone(),
@@ -166,11 +169,17 @@ impl Line {
         [
             ("delivered", self.delivered),
             ("filtered", self.filtered),
-            ("dropped", self.dropped.values().sum()),
+            ("dropped", sum(self.dropped.values())),
             ("dead_lettered", self.dead_lettered),
             ("buffered", self.buffered),
         ]
     }
+}
+
+/// Adds up what a host reports: it may report anything.
+fn sum<'n>(counts: impl IntoIterator<Item = &'n u64>) -> u64 {
+    let counts = counts.into_iter();
+    counts.fold(0, |sum, count| sum.saturating_add(*count))
 }
 
 /// Returns the lines as a table for people.
@@ -216,7 +225,7 @@ pub fn table(lines: &[Line]) -> String {
 }
 
 fn dropped(reasons: &BTreeMap<String, u64>) -> String {
-    let total: u64 = reasons.values().sum();
+    let total = sum(reasons.values());
     let named: Vec<String> = reasons
         .iter()
         .filter(|(_, count)| **count > 0)

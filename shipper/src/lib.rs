@@ -15,6 +15,7 @@ pub mod buffers;
 pub mod clock;
 pub mod cls;
 pub mod config;
+pub mod connection;
 pub mod credentials;
 pub mod dead_letter;
 pub mod ingest;
@@ -24,6 +25,8 @@ pub mod ledger;
 pub mod metrics;
 pub mod outbox;
 pub mod record;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod rehearsal;
 pub mod replay;
 pub mod route;
 mod session;
@@ -44,9 +47,10 @@ use std::time::Duration;
 
 use proto::limits::MESSAGE_BYTES_MAX;
 use proto::relay::relay_server::RelayServer;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tracing::{info, warn};
 
@@ -54,6 +58,7 @@ use crate::buffers::Buffers;
 use crate::clock::WallClock;
 use crate::cls::client::{Client, ClientError};
 use crate::config::{Config, Listen};
+use crate::connection::{AdminListener, Gate, Guarded};
 use crate::credentials::CredentialStore;
 use crate::dead_letter::DeadLetters;
 use crate::ingest::{Ingest, Phase, RelayService};
@@ -71,6 +76,18 @@ const CALL_WINDOW_BYTES: u32 = 2 << 20;
 
 /// Bytes of an HTTP/2 frame: large ones cost less per byte.
 const HTTP2_FRAME_BYTES: u32 = 256 << 10;
+
+/// Calls of one connection at a time; a further one waits. A driver has two, and one for every
+/// container that starts just now.
+const CALLS_PER_CONNECTION_MAX: u32 = 256;
+
+/// Bytes of a call's headers, as HTTP/2 counts them; a call with more is refused. A token is the only
+/// long one.
+const HEADERS_BYTES_MAX: u32 = 16 << 10;
+
+/// Calls of a connection that its peer has reset and nobody has looked at yet; a further one ends
+/// the connection. Resets in a row cost a server more than a client.
+const RESETS_PENDING_MAX: usize = 20;
 
 /// A dead peer is found within twice this.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -133,6 +150,7 @@ pub async fn run(
         phase: phase.clone(),
     });
     let admin_phase = phase.clone();
+    let admin = AdminListener::new(admin, Arc::clone(&ingest.metrics));
     servers.spawn(async move {
         let server = axum::serve(admin, admin_routes)
             .with_graceful_shutdown(reached(admin_phase, Phase::Ended));
@@ -217,38 +235,52 @@ impl Listeners {
     }
 
     fn serve(self, service: &RelayService, phase: &watch::Receiver<Phase>, servers: &Tasks) {
-        let relay = || {
-            Server::builder()
-                .initial_stream_window_size(CALL_WINDOW_BYTES)
-                .initial_connection_window_size(CALL_WINDOW_BYTES)
-                .max_frame_size(HTTP2_FRAME_BYTES)
-                .http2_keepalive_interval(Some(KEEPALIVE))
-                .http2_keepalive_timeout(Some(KEEPALIVE))
-                .add_service(
-                    RelayServer::new(service.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
-                )
-        };
+        let files_max = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let connections_max = connection::connections_max(files_max);
+        let metrics = &service.0.metrics;
+        let gate = |listener| Gate::new(listener, connections_max, Arc::clone(metrics));
         if let Some(unix) = self.unix {
-            let stop = reached(phase.clone(), Phase::Draining);
-            let serve = relay().serve_with_incoming_shutdown(UnixListenerStream::new(unix), stop);
-            servers.spawn(async move { log_end(serve.await) });
+            let (accepted, incoming) = mpsc::channel(1);
+            servers.spawn(connection::accept_unix(unix, gate("unix"), accepted));
+            servers.spawn(serve_relay(service.clone(), incoming, phase.clone()));
         }
-        let Some(tcp) = self.tcp else { return };
-        let stop = reached(phase.clone(), Phase::Draining);
-        match self.tls {
-            None => {
-                let serve = relay().serve_with_incoming_shutdown(TcpListenerStream::new(tcp), stop);
-                servers.spawn(async move { log_end(serve.await) });
-            }
-            Some(tls) => {
+        match (self.tcp, self.tls) {
+            (None, _) => {}
+            (Some(tcp), None) => {
                 let (accepted, incoming) = mpsc::channel(1);
-                servers.spawn(tls::accept(tcp, tls, accepted));
-                let serve =
-                    relay().serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop);
-                servers.spawn(async move { log_end(serve.await) });
+                servers.spawn(connection::accept_tcp(tcp, gate("tcp"), accepted));
+                servers.spawn(serve_relay(service.clone(), incoming, phase.clone()));
+            }
+            (Some(tcp), Some(tls)) => {
+                let (accepted, incoming) = mpsc::channel(1);
+                servers.spawn(tls::accept(tcp, tls, gate("tcp"), accepted));
+                servers.spawn(serve_relay(service.clone(), incoming, phase.clone()));
             }
         }
     }
+}
+
+/// Serves the relay on the connections that come in, until the process stops.
+async fn serve_relay<IO>(
+    service: RelayService,
+    incoming: mpsc::Receiver<std::io::Result<Guarded<IO>>>,
+    phase: watch::Receiver<Phase>,
+) where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let server = Server::builder()
+        .initial_stream_window_size(CALL_WINDOW_BYTES)
+        .initial_connection_window_size(CALL_WINDOW_BYTES)
+        .max_frame_size(HTTP2_FRAME_BYTES)
+        .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
+        .http2_max_header_list_size(HEADERS_BYTES_MAX)
+        .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(RelayServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX));
+    let stop = reached(phase, Phase::Draining);
+    let incoming = ReceiverStream::new(incoming);
+    log_end(server.serve_with_incoming_shutdown(incoming, stop).await);
 }
 
 fn log_end(ended: Result<(), tonic::transport::Error>) {

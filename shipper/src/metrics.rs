@@ -25,6 +25,12 @@ struct Request {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refusal {
+    tenant: String,
+    asked: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LedgerEntry {
     host: String,
     fate: &'static str,
@@ -48,8 +54,11 @@ pub struct Metrics {
     pub malformed_entries: Counter,
     /// Entries that a driver reported as dropped.
     pub dropped_entries: Counter,
+    refusals: Family<Refusal, Counter>,
     /// Calls of peers that no tenant is for.
     pub refused_calls: Counter,
+    /// Connections beyond their listener's bound.
+    pub refused_connections: Counter,
     /// Connected drivers.
     pub hosts: Gauge,
     /// Open streams.
@@ -94,6 +103,9 @@ impl Default for Metrics {
             "Entries that drivers reported as dropped"
         );
         let refused_calls: Counter = metric!("refused_calls", "Calls that no tenant is for");
+        let refused_connections: Counter = metric!("refused_connections", "Connections too many");
+        let refusals: Family<Refusal, Counter> =
+            metric!("refusals", "Streams (open) and options (check) refused");
         let hosts: Gauge = metric!("hosts", "Connected drivers");
         let streams: Gauge = metric!("streams", "Open streams");
         let granted_bytes: Gauge<u64, AtomicU64> = metric!(
@@ -116,7 +128,9 @@ impl Default for Metrics {
             filtered_entries,
             malformed_entries,
             dropped_entries,
+            refusals,
             refused_calls,
+            refused_connections,
             hosts,
             streams,
             granted_bytes,
@@ -141,6 +155,13 @@ impl Metrics {
                 outcome,
             })
             .inc();
+    }
+
+    /// Counts what a tenant asked and was refused: `open` or `check`.
+    pub fn count_refusal(&self, tenant: &str, asked: &'static str) {
+        let tenant = tenant.to_owned();
+        let refusal = Refusal { tenant, asked };
+        self.refusals.get_or_create(&refusal).inc();
     }
 
     /// Counts a delivered batch.

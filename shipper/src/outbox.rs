@@ -4,10 +4,23 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use proto::limits::{REASON_BYTES_MAX, RESPONSE_BYTES_MAX};
 use proto::relay::{Ack, Opened, Refused, ShipResponse, Window};
 use tokio::sync::Notify;
 
 use crate::ack::Progress;
+
+/// Streams of which one message says that they are accepted, acknowledged, or have another window.
+const STREAMS_MAX: usize = 4_096;
+
+/// Streams of which one message says why they are refused.
+const REFUSED_MAX: usize = 256;
+
+const _: () = assert!(
+    // Numbers take at most 11 bytes with their keys, and an acknowledgement has five.
+    STREAMS_MAX * (24 + 58 + 24) + REFUSED_MAX * (REASON_BYTES_MAX + 24) < RESPONSE_BYTES_MAX,
+    "a message must be one that drivers take"
+);
 
 /// Bounded by the call's streams: at most one entry of each kind per stream.
 #[derive(Debug, Default)]
@@ -55,23 +68,29 @@ impl Outbox {
         self.changed.notified().await;
     }
 
-    /// Takes everything out; `None` if there is nothing.
+    /// Takes out what one message holds; `None` if there is nothing.
     pub fn take(&self) -> Option<ShipResponse> {
-        let waiting =
-            std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let opened = first(&mut waiting.opened, STREAMS_MAX);
+        let refused = first(&mut waiting.refused, REFUSED_MAX);
+        let (mut acks, mut windows) = (Vec::new(), Vec::new());
+        // What follows may be of a stream that the driver has to know as accepted before.
+        if waiting.opened.is_empty() {
+            acks = some(&mut waiting.acks);
+            windows = some(&mut waiting.windows);
+        }
+        drop(waiting);
         let response = ShipResponse {
-            opened: waiting.opened,
-            acks: waiting
-                .acks
+            opened,
+            acks: acks
                 .into_iter()
                 .map(|(stream, progress)| ack(stream, progress))
                 .collect(),
-            windows: waiting
-                .windows
+            windows: windows
                 .into_iter()
                 .map(|(stream, bytes)| Window { stream, bytes })
                 .collect(),
-            refused: waiting.refused,
+            refused,
         };
         (response != ShipResponse::default()).then_some(response)
     }
@@ -82,6 +101,24 @@ impl Outbox {
     }
 }
 
+/// Takes out the first `count_max`.
+fn first<T>(waiting: &mut Vec<T>, count_max: usize) -> Vec<T> {
+    let rest = waiting.split_off(waiting.len().min(count_max));
+    std::mem::replace(waiting, rest)
+}
+
+/// Takes out what one message holds: in practice, all.
+fn some<T>(waiting: &mut HashMap<u32, T>) -> Vec<(u32, T)> {
+    if waiting.len() <= STREAMS_MAX {
+        return std::mem::take(waiting).into_iter().collect();
+    }
+    let streams: Vec<u32> = waiting.keys().copied().take(STREAMS_MAX).collect();
+    let taken = streams.into_iter();
+    taken
+        .filter_map(|stream| waiting.remove_entry(&stream))
+        .collect()
+}
+
 fn ack(stream: u32, progress: Progress) -> Ack {
     Ack {
         stream,
@@ -89,5 +126,49 @@ fn ack(stream: u32, progress: Progress) -> Ack {
         delivered_entries: progress.delivered_entries,
         filtered_entries: progress.filtered_entries,
         dead_lettered_entries: progress.dead_lettered_entries,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message as _;
+    use proto::limits::STREAMS_PER_CALL_MAX;
+    use std::collections::HashSet;
+
+    #[test]
+    fn as_much_as_ever_waits_is_said_in_messages_that_drivers_take_and_in_order() {
+        let outbox = Outbox::default();
+        let streams = 0..u32::try_from(STREAMS_PER_CALL_MAX).unwrap();
+        for stream in streams.clone() {
+            outbox.open(Opened {
+                stream,
+                window_bytes: u64::MAX,
+            });
+            outbox.resize(stream, u64::MAX);
+            let progress = Progress {
+                offset: u64::MAX,
+                delivered_entries: u64::MAX,
+                filtered_entries: u64::MAX,
+                dead_lettered_entries: u64::MAX,
+            };
+            outbox.acknowledge(stream, progress);
+            let reason = "x".repeat(REASON_BYTES_MAX);
+            outbox.refuse(Refused { stream, reason });
+        }
+        let (mut opened, mut acked, mut resized, mut refused) =
+            (HashSet::new(), HashSet::new(), HashSet::new(), 0);
+        while let Some(response) = outbox.take() {
+            assert!(response.encoded_len() < RESPONSE_BYTES_MAX);
+            opened.extend(response.opened.iter().map(|opened| opened.stream));
+            acked.extend(response.acks.iter().map(|ack| ack.stream));
+            resized.extend(response.windows.iter().map(|window| window.stream));
+            refused += response.refused.len();
+            assert!(acked.is_subset(&opened) && resized.is_subset(&opened));
+        }
+        assert_eq!(
+            [opened.len(), acked.len(), resized.len(), refused],
+            [streams.len(); 4]
+        );
     }
 }

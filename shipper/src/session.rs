@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::frame::{self, Decoded, EntryView, Source};
-use proto::limits::STREAMS_PER_CALL_MAX;
+use proto::limits::{OPEN_BYTES_MAX, REQUEST_EVENTS_MAX, STREAMS_PER_CALL_MAX};
 use proto::relay::event::Kind;
 use proto::relay::{Chunk, Finish, Hole, Open, Opened, Refused, ShipRequest, ShipResponse};
 use tokio::sync::watch;
@@ -18,11 +18,11 @@ use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
 use crate::ack::Progress;
-use crate::ingest::{Ingest, Phase};
+use crate::ingest::{Ingest, Phase, cut};
 use crate::lane::{Lane, Piece, SlotId, Stream, new_context_id};
 use crate::outbox::Outbox;
 use crate::record::{Counts, Fate, Formatter, Origin, Records};
-use crate::tenant::{Host, StreamPermit};
+use crate::tenant::{Allowance, Host, StreamPermit};
 use crate::window::Window;
 
 /// How often windows are looked at.
@@ -39,6 +39,15 @@ const LEAVE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// How far a host may be ahead of its allowance: a second's worth comes at once.
 const ALLOWANCE_BURST: Duration = Duration::from_secs(1);
+
+/// Events of one request that are taken: a later driver may send more than this one does.
+const EVENTS_MAX: usize = 4 * REQUEST_EVENTS_MAX;
+
+/// Bytes of a hole's reason. It becomes a record; the driver's are a word each.
+const HOLE_REASON_BYTES_MAX: usize = 256;
+
+/// Bytes of a host's name, as the driver has it.
+const HOST_BYTES_MAX: usize = 255;
 
 /// One call.
 pub(crate) struct Session {
@@ -126,6 +135,8 @@ struct OpenStream {
     /// Nothing is flushed for its age before this.
     flush_from: Option<Instant>,
     end_offset: Option<u64>,
+    /// That of its host, if it has a limit.
+    allowance: Option<Arc<Allowance>>,
     _permit: StreamPermit,
 }
 
@@ -214,11 +225,10 @@ impl Session {
             .unwrap_or(self.paid_until)
     }
 
-    fn pay(&mut self, bytes: usize, now: Instant) {
-        if let Some(bytes_per_s) = self.host.bytes_per_s() {
-            let nanos = bytes as u128 * 1_000_000_000 / u128::from(bytes_per_s);
-            let time = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-            self.paid_until = self.paid_until.max(now) + time;
+    fn pay(&mut self, number: u32, bytes: usize, now: Instant) {
+        let stream = self.streams.get(&number);
+        if let Some(allowance) = stream.and_then(|stream| stream.allowance.as_ref()) {
+            self.paid_until = self.paid_until.max(allowance.pay(bytes, now));
         }
     }
 
@@ -228,6 +238,11 @@ impl Session {
             self.has_ended = true;
             return Ok(());
         };
+        let event_count = request.events.len();
+        if event_count > EVENTS_MAX {
+            let rule = format!("a request has {event_count} events, at most {EVENTS_MAX}");
+            return Err(Status::invalid_argument(rule));
+        }
         let now = Instant::now();
         let mut touched = Lanes::default();
         for event in request.events {
@@ -252,7 +267,7 @@ impl Session {
         if self.streams.contains_key(&open.stream) {
             return Err(broken(open.stream, "is opened twice"));
         }
-        let (number, journal_id) = (open.stream, open.journal_id.clone());
+        let number = open.stream;
         match self.try_open(open) {
             Ok(stream) => {
                 let window_bytes = stream.window.announced();
@@ -264,11 +279,10 @@ impl Session {
                 });
             }
             Err(faults) => {
-                let reason = faults.join("; ");
-                warn!(journal_id, %reason, "stream refused");
+                self.ingest.note_refusal(&self.host, "open", &faults);
                 self.outbox.refuse(Refused {
                     stream: number,
-                    reason,
+                    reason: cut(&faults.join("; ")),
                 });
             }
         }
@@ -276,6 +290,7 @@ impl Session {
     }
 
     fn try_open(&self, open: Open) -> Result<OpenStream, Vec<String>> {
+        check_open(&open).map_err(|fault| vec![fault])?;
         let (opts, key) = self.ingest.router.route(&open.log_opts)?;
         let faults = self
             .host
@@ -292,6 +307,7 @@ impl Session {
             resume_offset: open.resume_offset,
         };
         let formatter = Formatter::new(&opts, &origin).map_err(|error| error.faults)?;
+        let allowance = self.host.allowance(&open.host, Instant::now());
         info!(
             host = open.host,
             container = container.name,
@@ -319,6 +335,7 @@ impl Session {
             ahead: Vec::new(),
             flush_from: None,
             end_offset: None,
+            allowance,
             _permit: permit,
         })
     }
@@ -329,6 +346,7 @@ impl Session {
             return Ok(());
         };
         stream.expect(chunk.stream, chunk.first_offset)?;
+        stream.expect_room(chunk)?;
         let mut out = Out::new(&self.ingest, now, chunk.frames.len());
         let mut rest: &[u8] = &chunk.frames;
         let mut entry_count = 0;
@@ -350,7 +368,7 @@ impl Session {
         self.ingest.metrics.received_entries.inc_by(entry_count);
         touched.add(&stream.lane);
         self.note_flush(chunk.stream);
-        self.pay(chunk.frames.len(), now);
+        self.pay(chunk.stream, chunk.frames.len(), now);
         Ok(())
     }
 
@@ -365,6 +383,12 @@ impl Session {
                 hole.stream,
                 "reports a hole that ends before it begins",
             ));
+        }
+        if hole.reason.len() > HOLE_REASON_BYTES_MAX {
+            return Err(broken(hole.stream, "reports a hole with too long a reason"));
+        }
+        if !stream.window.skip(hole.end_offset) {
+            return Err(broken(hole.stream, "reports too many holes at once"));
         }
         self.ingest.metrics.dropped_entries.inc_by(hole.entries);
         let mut out = Out::new(&self.ingest, now, 0);
@@ -485,6 +509,25 @@ impl OpenStream {
         Ok(())
     }
 
+    /// Checks that a chunk stays within the window and the offsets that there are.
+    fn expect_room(&self, chunk: &Chunk) -> Result<(), Status> {
+        let frames: &[u8] = &chunk.frames;
+        let bytes = frames.len() as u64;
+        if chunk.first_offset.checked_add(bytes).is_none() {
+            return Err(broken(chunk.stream, "goes beyond the largest offset"));
+        }
+        let is_one_frame = match frame::decode(frames) {
+            Decoded::Frame { frame_bytes, .. } => frame_bytes == frames.len(),
+            Decoded::Incomplete | Decoded::Malformed(_) => false,
+        };
+        if self.window.may_take(bytes, is_one_frame) {
+            return Ok(());
+        }
+        let window_bytes = self.window.announced();
+        let what = format!("sends {bytes} bytes beyond its window of {window_bytes}");
+        Err(broken(chunk.stream, &what))
+    }
+
     /// Returns when something that waits for the rest of itself is late.
     fn flush_due(&self) -> Option<Instant> {
         let due = self.formatter.next_due()?;
@@ -507,8 +550,11 @@ impl OpenStream {
         self.next_offset += frame_bytes as u64;
         let view = EntryView::parse(entry).unwrap_or_else(|error| {
             // The bytes are all there is, so they are what arrives; dropping them helps nobody.
-            out.ingest.metrics.malformed_entries.inc();
-            warn!(%error, "entry is malformed, it is delivered as it is");
+            let count = out.ingest.metrics.malformed_entries.inc() + 1;
+            // Ever more rarely: a host must not fill the log.
+            if count.is_power_of_two() {
+                warn!(%error, count, "entry is malformed, it is delivered as it is");
+            }
             let time_nano = out.ingest.clock.unix_ms().saturating_mul(1_000_000);
             EntryView {
                 source: Source::Stdout,
@@ -667,6 +713,27 @@ impl Lanes {
 
     fn wake(&self) {
         self.0.iter().for_each(|lane| lane.wake());
+    }
+}
+
+/// Checks what every `Open` must be, whatever its options are.
+fn check_open(open: &Open) -> Result<(), String> {
+    let bytes = prost::Message::encoded_len(open);
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if bytes > OPEN_BYTES_MAX {
+        Err(format!(
+            "log options and details of the container are {bytes} bytes, the limit is \
+             {OPEN_BYTES_MAX}"
+        ))
+    } else if open.journal_id.len() != 32 || !open.journal_id.bytes().all(is_hex) {
+        Err("the journal's id must be 32 lower-case hex digits".to_owned())
+    } else if open.host.len() > HOST_BYTES_MAX {
+        let bytes = open.host.len();
+        Err(format!(
+            "the host name is {bytes} bytes, the limit is {HOST_BYTES_MAX}"
+        ))
+    } else {
+        Ok(())
     }
 }
 

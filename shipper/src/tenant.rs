@@ -5,20 +5,32 @@
 //! tenant; no fit means that the call is refused. A tenant's bounds are checked when a stream opens
 //! and in `Check`; the reason goes to the driver, which keeps the journal and asks again.
 //!
+//! Names are matched by patterns: `*` is any text, also none, `?` is one character, and nothing else
+//! is special. A name that holds those characters itself is matched like any other. An empty list
+//! allows everything.
+//!
+//! A tenant's bytes a second are shared by all calls that name the same host.
+//!
 //! Without any tenant in the configuration, root on the unix socket may do everything and nobody
 //! else anything.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use subtle::ConstantTimeEq as _;
+use tokio::time::Instant;
 use tracing::error;
 use wildmatch::WildMatch;
 
 use crate::Chain;
 use crate::credentials::{CredentialRef, Secret};
 use crate::watched::Watched;
+
+/// How often a tenant's refusals are logged, at most.
+const REFUSAL_LOG_PERIOD: Duration = Duration::from_secs(1);
 
 /// How a tenant's hosts show themselves.
 #[derive(Debug)]
@@ -88,6 +100,46 @@ pub struct Tenant {
     streams_max: usize,
     bytes_per_s: Option<u64>,
     stream_count: AtomicUsize,
+    /// By host name, as long as a stream of it is open or it is ahead of its allowance.
+    allowances: Mutex<HashMap<String, Arc<Allowance>>>,
+    refusals: Mutex<Refusals>,
+}
+
+/// What a host may send, over all its calls.
+#[derive(Debug)]
+pub struct Allowance {
+    bytes_per_s: u64,
+    /// When it covers what was sent.
+    paid_until: Mutex<Option<Instant>>,
+}
+
+impl Allowance {
+    /// Pays for bytes. Returns until when the allowance is used up.
+    pub fn pay(&self, bytes: usize, now: Instant) -> Instant {
+        let nanos = bytes as u128 * 1_000_000_000 / u128::from(self.bytes_per_s);
+        let time = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let mut paid_until = self.paid_until();
+        let paid = paid_until.map_or(now, |until| until.max(now)) + time;
+        *paid_until = Some(paid);
+        paid
+    }
+
+    fn is_ahead(&self, now: Instant) -> bool {
+        self.paid_until().is_some_and(|until| until > now)
+    }
+
+    fn paid_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.paid_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was said of a tenant's refusals.
+#[derive(Debug, Default)]
+struct Refusals {
+    said_at: Option<Instant>,
+    suppressed_count: u64,
 }
 
 /// A host of a tenant, for the length of a call.
@@ -109,7 +161,11 @@ impl Drop for StreamPermit {
 
 /// All tenants, in the configuration's order.
 #[derive(Debug)]
-pub struct Tenants(Vec<Arc<Tenant>>);
+pub struct Tenants {
+    tenants: Vec<Arc<Tenant>>,
+    /// Refused calls, by what the peer has shown.
+    strangers: [AtomicU64; 4],
+}
 
 /// Why a call is refused. Which tenants exist is not said to strangers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -150,12 +206,27 @@ impl Tenants {
             bytes_per_s: None,
         }];
         let configs = if configs.is_empty() { &local } else { configs };
-        Self(
-            configs
+        Self {
+            tenants: configs
                 .iter()
                 .map(|config| Arc::new(Tenant::new(config)))
                 .collect(),
-        )
+            strangers: Default::default(),
+        }
+    }
+
+    /// Counts a refused call. Returns how many of its kind there were, if it is to be logged: each
+    /// kind is, and then ever more rarely.
+    pub fn count_stranger(&self, error: AdmitError) -> Option<u64> {
+        let [unix, token, certificate, nothing] = &self.strangers;
+        let kind = match error {
+            AdmitError::Unix { .. } => unix,
+            AdmitError::Token => token,
+            AdmitError::Certificate => certificate,
+            AdmitError::Nothing => nothing,
+        };
+        let count = kind.fetch_add(1, Ordering::Relaxed) + 1;
+        count.is_power_of_two().then_some(count)
     }
 
     /// Returns the peer's host, of the first tenant that fits.
@@ -163,7 +234,11 @@ impl Tenants {
     /// # Errors
     /// No tenant fits; the text says what the peer could show.
     pub fn admit(&self, peer: &Peer) -> Result<Host, AdmitError> {
-        if let Some(tenant) = self.0.iter().find(|tenant| tenant.identity.fits(peer)) {
+        if let Some(tenant) = self
+            .tenants
+            .iter()
+            .find(|tenant| tenant.identity.fits(peer))
+        {
             let tenant = Arc::clone(tenant);
             return Ok(Host {
                 tenant,
@@ -249,6 +324,8 @@ impl Tenant {
             streams_max: config.streams_max,
             bytes_per_s: config.bytes_per_s,
             stream_count: AtomicUsize::new(0),
+            allowances: Mutex::default(),
+            refusals: Mutex::default(),
         }
     }
 }
@@ -259,9 +336,36 @@ impl Host {
         &self.tenant.name
     }
 
-    /// Returns the bytes a second that the host may send.
-    pub fn bytes_per_s(&self) -> Option<u64> {
-        self.tenant.bytes_per_s
+    /// Returns how many of the tenant's refusals were not logged since the last one that was, if one
+    /// may be logged now. Each tenant's are counted apart: one must not hide another's.
+    pub fn may_log_refusal(&self, now: Instant) -> Option<u64> {
+        let refusals = self.tenant.refusals.lock();
+        let mut refusals = refusals.unwrap_or_else(PoisonError::into_inner);
+        let is_early = |at: Instant| now < at + REFUSAL_LOG_PERIOD;
+        if refusals.said_at.is_some_and(is_early) {
+            refusals.suppressed_count += 1;
+            return None;
+        }
+        refusals.said_at = Some(now);
+        Some(std::mem::take(&mut refusals.suppressed_count))
+    }
+
+    /// Returns the allowance of a host of this name, which all calls share; `None` if it has no limit.
+    pub fn allowance(&self, host: &str, now: Instant) -> Option<Arc<Allowance>> {
+        let bytes_per_s = self.tenant.bytes_per_s?;
+        let allowances = self.tenant.allowances.lock();
+        let mut allowances = allowances.unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = allowances.get(host) {
+            return Some(Arc::clone(known));
+        }
+        // One that connects anew does not begin anew.
+        allowances.retain(|_, known| Arc::strong_count(known) > 1 || known.is_ahead(now));
+        let allowance = Arc::new(Allowance {
+            bytes_per_s,
+            paid_until: Mutex::default(),
+        });
+        allowances.insert(host.to_owned(), Arc::clone(&allowance));
+        Some(allowance)
     }
 
     /// Returns what the host may not do of this, one sentence each.
@@ -413,6 +517,79 @@ mod tests {
             ]
         );
         assert!(tenants.admit(&certificate("db-1")).is_err());
+    }
+
+    #[test]
+    fn the_first_tenant_that_fits_is_the_one() {
+        let of = |name| config(name, IdentityConfig::Certificate("web-*".into()));
+        let tenants = Tenants::new(&[of("first"), of("second")]);
+        let host = tenants.admit(&certificate("web-1")).unwrap();
+        assert_eq!(host.tenant(), "first");
+    }
+
+    #[test]
+    fn patterns_know_two_characters_and_an_empty_list_allows_all() {
+        let topics = |topics: &[&str]| {
+            let topics = topics.iter().map(|topic| (*topic).to_owned()).collect();
+            let config = TenantConfig {
+                topics,
+                ..config("a", IdentityConfig::Anyone)
+            };
+            Tenants::new(&[config]).admit(&Peer::default()).unwrap()
+        };
+        let own = CredentialRef::Named("a".into());
+        for (patterns, topic, is_allowed) in [
+            (&[][..], "any", true),
+            (&["a*c"], "abbc", true),
+            (&["a*c"], "a*c", true),
+            (&["a*c"], "ab", false),
+            (&["a?c"], "abc", true),
+            (&["a?c"], "abbc", false),
+            (&["[ab]"], "a", false),
+            (&["[ab]", "{x}"], "{x}", true),
+            (&["topic"], "topic*", false),
+            (&["topic"], "*", false),
+        ] {
+            let faults = topics(patterns).faults("h", topic, &own);
+            assert_eq!(faults.is_empty(), is_allowed, "{patterns:?} {topic}");
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_of_one_host_share_its_allowance_and_hosts_do_not() {
+        let config = TenantConfig {
+            bytes_per_s: Some(1_000),
+            ..config("a", IdentityConfig::Anyone)
+        };
+        let host = Tenants::new(&[config]).admit(&Peer::default()).unwrap();
+        let now = Instant::now();
+        let [first, second, other] =
+            ["h1", "h1", "h2"].map(|name| host.allowance(name, now).unwrap());
+        assert_eq!(first.pay(500, now), now + Duration::from_millis(500));
+        assert_eq!(second.pay(500, now), now + Duration::from_secs(1));
+        assert_eq!(other.pay(500, now), now + Duration::from_millis(500));
+        drop((first, second));
+        host.allowance("h3", now).unwrap();
+        let again = host.allowance("h1", now).unwrap();
+        assert_eq!(again.pay(500, now), now + Duration::from_millis(1_500));
+        drop(again);
+        let later = now + Duration::from_secs(2);
+        host.allowance("h4", later).unwrap();
+        let anew = host.allowance("h1", later).unwrap();
+        assert_eq!(anew.pay(500, later), later + Duration::from_millis(500));
+    }
+
+    #[test]
+    fn refusals_are_logged_now_and_then_and_counted_meanwhile() {
+        let tenants = Tenants::new(&[config("a", IdentityConfig::Anyone)]);
+        let host = tenants.admit(&Peer::default()).unwrap();
+        let now = Instant::now();
+        let said =
+            [0, 1, 999, 1_000].map(|ms| host.may_log_refusal(now + Duration::from_millis(ms)));
+        assert_eq!(said, [Some(0), None, None, Some(2)]);
+        let counted = [0; 3].map(|_| tenants.count_stranger(AdmitError::Token));
+        assert_eq!(counted, [Some(1), Some(2), None]);
+        assert_eq!(tenants.count_stranger(AdmitError::Nothing), Some(1));
     }
 
     #[test]

@@ -6,11 +6,10 @@
 //! says so. Handshakes run beside each other, bounded in number and time, so that a peer that
 //! sends nothing keeps nobody else out.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
@@ -18,13 +17,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{error, warn};
 
 use crate::Chain;
+use crate::connection::{Accepted, Arrival, Gate, Guarded, usable};
 use crate::watched::Watched;
 
 /// Handshakes under way; a further one takes the place of the oldest.
@@ -33,8 +32,8 @@ const HANDSHAKES_MAX: usize = 256;
 /// Bound of one handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time before accepting again when that failed, for example for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What is said of one that took longer.
+const HANDSHAKE_LATE: &str = "the peer did not finish it in time";
 
 /// Where the certificates stand, as PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,9 +170,10 @@ pub fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
 pub async fn accept(
     listener: TcpListener,
     tls: ServerTls,
-    accepted: mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
+    gate: Gate,
+    accepted: Accepted<TlsStream<TcpStream>>,
 ) {
-    let failures = Arc::new(AtomicU64::new(0));
+    let failures = Arc::new(Failures::default());
     let mut handshakes = JoinSet::new();
     let mut oldest_first = VecDeque::new();
     loop {
@@ -182,33 +182,31 @@ pub async fn accept(
             () = accepted.closed() => return,
         };
         while handshakes.try_join_next().is_some() {}
-        let (stream, peer) = match connection {
-            Ok(connection) => connection,
-            Err(error) => {
-                warn!(%error, "can't accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
+        let Some((stream, peer)) = usable(connection).await else {
+            continue;
         };
-        let Some(config) = tls.current() else {
+        make_room(&mut oldest_first);
+        let (Some(config), Some(slot)) = (tls.current(), gate.enter()) else {
             continue;
         };
         let (accepted, failures) = (accepted.clone(), Arc::clone(&failures));
-        make_room(&mut oldest_first);
         let handshake = handshakes.spawn(async move {
             let handshake = TlsAcceptor::from(config).accept(stream);
-            let reason = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            let (reason, hint) = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
                 Ok(Ok(stream)) => {
+                    let chain = stream.get_ref().1.peer_certificates();
+                    let names = chain.and_then(<[_]>::first).map(dns_names);
+                    let arrival = Arrival::over_tcp(peer, names.unwrap_or_default());
+                    let stream = Guarded::relay(stream, arrival, slot);
                     // The server is stopping if it does not take the connection.
                     accepted.send(Ok(stream)).await.ok();
                     return;
                 }
-                Ok(Err(error)) => explain(&error),
-                Err(_) => "the peer did not finish it in time".to_owned(),
+                Ok(Err(error)) => (error.to_string(), hint(&error)),
+                Err(_) => (HANDSHAKE_LATE.to_owned(), ""),
             };
-            let count = failures.fetch_add(1, Ordering::Relaxed) + 1;
-            if count.is_power_of_two() {
-                warn!(%peer, reason, failures = count, "TLS handshake failed");
+            if let Some(count) = failures.count(hint) {
+                warn!(%peer, "TLS handshake failed: {reason}{hint} ({count} so far)");
             }
         });
         oldest_first.push_back(handshake);
@@ -228,15 +226,31 @@ fn make_room(oldest_first: &mut VecDeque<AbortHandle>) {
     }
 }
 
-/// Says what a handshake's failure means, and what to do.
-fn explain(error: &io::Error) -> String {
-    let hint = match error
+/// How many handshakes failed, by what to do about it.
+#[derive(Debug, Default)]
+struct Failures(Mutex<HashMap<&'static str, u64>>);
+
+impl Failures {
+    /// Counts one. Returns how many of its kind there were, if it is to be logged: each kind is, and
+    /// then ever more rarely.
+    fn count(&self, hint: &'static str) -> Option<u64> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(hint).or_default();
+        *count += 1;
+        count.is_power_of_two().then_some(*count)
+    }
+}
+
+/// Says what to do about a handshake's failure.
+fn hint(error: &io::Error) -> &'static str {
+    match error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>())
     {
         Some(rustls::Error::InvalidMessage(_)) => {
             "; the peer speaks no TLS: its SHIPPER must begin with https://"
         }
+        Some(rustls::Error::PeerIncompatible(_)) => "; the peer must speak TLS 1.3",
         Some(rustls::Error::InvalidCertificate(_)) => {
             "; the peer's certificate must be valid now and signed by client_ca_file"
         }
@@ -245,6 +259,59 @@ fn explain(error: &io::Error) -> String {
              cert_file, and cert_file must name the host that SHIPPER names"
         }
         _ => "",
-    };
-    format!("{error}{hint}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::ClientConfig;
+    use rustls::pki_types::ServerName;
+    use tokio_rustls::TlsConnector;
+
+    /// Returns one of the certificates of tests that the driver has.
+    fn file(name: &str) -> PathBuf {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../driver/tests/slice/tls");
+        PathBuf::from(folder).join(name)
+    }
+
+    /// Shakes hands with a client that speaks one version. Returns how the server saw it.
+    async fn handshake(version: &'static rustls::SupportedProtocolVersion) -> io::Result<()> {
+        let files = TlsFiles {
+            cert_file: file("server.pem"),
+            key_file: file("server.key"),
+            client_ca_file: None,
+        };
+        let server = ServerTls::new(files).unwrap().current().unwrap();
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&file("ca.pem")).unwrap() {
+            roots.add(certificate).unwrap();
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let (near, far) = tokio::io::duplex(16 << 10);
+        let name = ServerName::try_from("localhost").unwrap();
+        let connecting = TlsConnector::from(Arc::new(client)).connect(name, far);
+        let (accepted, _) = tokio::join!(TlsAcceptor::from(server).accept(near), connecting);
+        accepted.map(|_| ())
+    }
+
+    #[tokio::test]
+    async fn tls_1_3_is_spoken_and_tls_1_2_is_not() {
+        handshake(&rustls::version::TLS13).await.unwrap();
+        let error = handshake(&rustls::version::TLS12).await.unwrap_err();
+        assert_eq!(hint(&error), "; the peer must speak TLS 1.3", "{error}");
+    }
+
+    #[test]
+    fn each_kind_of_failure_is_logged_once_and_then_ever_more_rarely() {
+        let failures = Failures::default();
+        let logged: Vec<_> = (0..9).filter_map(|_| failures.count("a")).collect();
+        assert_eq!(logged, [1, 2, 4, 8]);
+        assert_eq!(failures.count("b"), Some(1));
+    }
 }

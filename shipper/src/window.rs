@@ -10,9 +10,14 @@
 //! What waits for the rest of a long line is acknowledged only after its end, so a window below it
 //! would stop the stream: such a window grows at once, not at the next acknowledgement.
 //!
+//! A driver that sends beyond its window breaks the contract ([`Window::may_take`]). As it may not have
+//! heard of a smaller one yet, the largest of the last half minute counts. A hole takes no window,
+//! as it is no entry; its number is bounded instead.
+//!
 //! A budget counts bytes in memory, a window journal bytes. Records can be larger than the entries
 //! they are made of (templates, container details), so windows are scaled by what was measured.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +26,13 @@ pub const WINDOW_BYTES_MIN: u64 = 32 << 10;
 
 /// The largest frame that Docker writes: a piece of 16 KiB with its metadata, rounded up.
 const DOCKER_FRAME_BYTES_MAX: u64 = 17 << 10;
+
+/// Looks at a window, one a second, after which a larger one that it had before counts no more:
+/// a peer that does not read for so long is dead.
+const TOLD_LOOKS: u32 = 30;
+
+/// Unacknowledged holes of a stream; a driver has at most half as many.
+const HOLES_MAX: usize = 2_048;
 
 /// The largest window: 20 ms at 200 MB/s.
 pub const WINDOW_BYTES_MAX: u64 = 4 << 20;
@@ -79,6 +91,12 @@ pub struct Window {
     /// Journal bytes and what they became, fading, for the ratio between them.
     raw_bytes: u64,
     encoded_bytes: u64,
+    /// The largest windows that the driver was told of in the present half minute and the last one.
+    told: [u64; 2],
+    look_count: u32,
+    /// Unacknowledged holes: the offset behind each, and its bytes.
+    holes: VecDeque<(u64, u64)>,
+    hole_bytes: u64,
 }
 
 impl Window {
@@ -94,7 +112,34 @@ impl Window {
             peak: 0,
             raw_bytes: 0,
             encoded_bytes: 0,
+            told: [WINDOW_BYTES_MIN; 2],
+            look_count: 0,
+            holes: VecDeque::new(),
+            hole_bytes: 0,
         }
+    }
+
+    /// Returns whether a driver that keeps the contract may send so many bytes of frames now; one
+    /// frame alone may come whenever nothing is unacknowledged.
+    pub fn may_take(&self, frames_bytes: u64, is_one_frame: bool) -> bool {
+        let unacked_bytes = self.unacked_bytes();
+        let told = self.told.into_iter().fold(WINDOW_BYTES_MIN, u64::max);
+        unacked_bytes.saturating_add(frames_bytes) <= told || (unacked_bytes == 0 && is_one_frame)
+    }
+
+    /// Counts a hole up to `offset`. Returns whether there may be another one.
+    pub fn skip(&mut self, offset: u64) -> bool {
+        let bytes = offset - self.received_offset;
+        self.holes.push_back((offset, bytes));
+        self.hole_bytes += bytes;
+        self.received_offset = offset;
+        self.holes.len() <= HOLES_MAX
+    }
+
+    /// Returns the bytes of frames that are unacknowledged.
+    fn unacked_bytes(&self) -> u64 {
+        let span = self.received_offset - self.acked_offset;
+        span.saturating_sub(self.hole_bytes)
     }
 
     /// Returns what the driver is told: journal bytes.
@@ -105,9 +150,8 @@ impl Window {
     /// Returns whether entries below `settled_offset` keep later ones back: they are under way, and
     /// the window has no room for another entry that Docker may write.
     pub fn is_closed_by(&self, settled_offset: u64) -> bool {
-        let unacked_bytes = self.received_offset - self.acked_offset;
         settled_offset > self.acked_offset
-            && unacked_bytes + DOCKER_FRAME_BYTES_MAX > self.announced
+            && self.unacked_bytes() + DOCKER_FRAME_BYTES_MAX > self.announced
     }
 
     /// Counts what a stream sent: `offset` lies behind it.
@@ -119,12 +163,18 @@ impl Window {
             self.encoded_bytes /= 2;
         }
         self.received_offset = offset;
-        self.peak = self.peak.max(offset - self.acked_offset);
+        self.peak = self.peak.max(self.unacked_bytes());
     }
 
     /// Counts an acknowledgement. Returns a new window if the old one was in the way.
     pub fn acknowledge(&mut self, offset: u64) -> Option<u64> {
         self.acked_offset = self.acked_offset.max(offset);
+        while let Some(&(end, bytes)) = self.holes.front()
+            && end <= self.acked_offset
+        {
+            self.hole_bytes -= bytes;
+            self.holes.pop_front();
+        }
         let is_limiting = self.peak >= self.announced / 2;
         if is_limiting && self.bytes < WINDOW_BYTES_MAX && self.budget.try_grant(self.bytes) {
             self.bytes *= 2;
@@ -136,7 +186,8 @@ impl Window {
     /// Makes room for the rest of a line or record of which everything from `settled_offset` on
     /// waits here, as far as the budget allows. Returns a new window if the old one was too small.
     pub fn hold(&mut self, settled_offset: u64) -> Option<u64> {
-        self.held_bytes = self.received_offset.saturating_sub(settled_offset);
+        let held_bytes = self.received_offset.saturating_sub(settled_offset);
+        self.held_bytes = held_bytes.min(self.unacked_bytes());
         while self.bytes < self.held_bytes + WINDOW_BYTES_MIN
             && self.bytes < WINDOW_BYTES_MAX
             && self.budget.try_grant(self.bytes)
@@ -150,7 +201,12 @@ impl Window {
     /// Halves a window that was mostly idle since the last call. Returns it if it changed.
     pub fn shrink_if_idle(&mut self) -> Option<u64> {
         let is_idle = self.peak < self.announced / 4;
-        self.peak = self.received_offset - self.acked_offset;
+        self.peak = self.unacked_bytes();
+        self.look_count += 1;
+        if self.look_count >= TOLD_LOOKS {
+            self.look_count = 0;
+            self.told = [self.announced, self.told[0]];
+        }
         if is_idle && self.bytes > WINDOW_BYTES_MIN {
             self.bytes /= 2;
             self.budget.give_back(self.bytes);
@@ -171,6 +227,7 @@ impl Window {
         let window = scaled.max(WINDOW_BYTES_MIN).max(for_held);
         (window.abs_diff(self.announced) > self.announced / 8).then(|| {
             self.announced = window;
+            self.told[0] = self.told[0].max(window);
             window
         })
     }
@@ -209,6 +266,40 @@ mod tests {
             (window.announced(), budget.granted()),
             (WINDOW_BYTES_MIN, 0)
         );
+    }
+
+    #[test]
+    fn a_driver_keeps_to_the_largest_window_that_it_may_know_of() {
+        let budget = Arc::new(Budget::new(64 << 20));
+        let mut window = Window::new(budget, 0);
+        assert!(window.may_take(WINDOW_BYTES_MIN, false));
+        assert!(!window.may_take(WINDOW_BYTES_MIN + 1, false));
+        assert!(window.may_take(WINDOW_BYTES_MIN + 1, true));
+        window.receive(1, 0);
+        assert!(!window.may_take(WINDOW_BYTES_MIN, true));
+        let largest = fill_and_ack(&mut window, 1).unwrap();
+        assert_eq!(largest, 2 * WINDOW_BYTES_MIN);
+        for look in 0..2 * TOLD_LOOKS {
+            assert!(window.may_take(largest, false), "{look} looks later");
+            window.shrink_if_idle();
+        }
+        assert!(!window.may_take(largest, false));
+    }
+
+    #[test]
+    fn a_hole_of_any_size_takes_no_window_and_there_are_so_many() {
+        let budget = Arc::new(Budget::new(64 << 20));
+        let mut window = Window::new(budget, 7);
+        assert!(window.skip(u64::MAX - HOLES_MAX as u64));
+        window.receive(u64::MAX - HOLES_MAX as u64, 0);
+        assert!(window.may_take(WINDOW_BYTES_MIN, false) && !window.is_closed_by(u64::MAX));
+        window.hold(7);
+        for hole in 1..HOLES_MAX as u64 {
+            assert!(window.skip(u64::MAX - HOLES_MAX as u64 + hole));
+        }
+        assert!(!window.skip(u64::MAX));
+        window.acknowledge(u64::MAX);
+        assert!(window.skip(u64::MAX));
     }
 
     #[test]

@@ -1,0 +1,444 @@
+//! Connections: how many there are, and how long one stays that is of no use.
+//!
+//! A listener has at most so many connections ([`Gate`]); a further one is closed at once, counted
+//! and logged, so that the process never runs out of files and those that are connected notice
+//! nothing. So that strangers can't hold all of them, a connection is closed when no tenant's call
+//! was admitted on it within [`ADMISSION_WAIT_MAX`]: whether its peer sends nothing, one byte a
+//! second, or answers pings for ever. On the admin port, where nobody is admitted, the same holds
+//! for one that was given no answer for [`ANSWER_WAIT_MAX`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tonic::transport::server::Connected;
+use tracing::warn;
+
+use crate::metrics::Metrics;
+
+/// Connections of a listener, unless the process may have fewer files.
+pub const CONNECTIONS_MAX: usize = 4_096;
+
+/// Connections of the admin server.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+
+/// Time in which a connection must bear a call of a tenant. A driver calls at once.
+pub const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// Time in which a connection to the admin server must be given an answer, and the next one.
+pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// First byte of a connection that begins with TLS (RFC 8446, section 5.1: a handshake record). No
+/// HTTP does.
+const TLS_HANDSHAKE: u8 = 22;
+
+/// Time before accepting again when that failed, for example for want of file descriptors.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Returns how many connections a listener may have in a process of `files_max` files: a quarter,
+/// as there are two listeners, and uploads need some, too.
+pub fn connections_max(files_max: Option<u64>) -> usize {
+    let quarter = files_max.map_or(u64::MAX, |files| files / 4);
+    usize::try_from(quarter).map_or(CONNECTIONS_MAX, |quarter| quarter.clamp(1, CONNECTIONS_MAX))
+}
+
+/// The bound of one listener; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    listener: &'static str,
+    slots: Arc<Semaphore>,
+    connections_max: usize,
+    metrics: Arc<Metrics>,
+    /// Connections that began with TLS where none is spoken.
+    misled_count: Arc<AtomicU64>,
+}
+
+/// A place of a [`Gate`], for as long as it is kept.
+#[derive(Debug)]
+pub struct Slot {
+    gate: Gate,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Gate {
+    /// Makes the gate of a listener, which is named in messages.
+    pub fn new(listener: &'static str, connections_max: usize, metrics: Arc<Metrics>) -> Self {
+        Self {
+            listener,
+            slots: Arc::new(Semaphore::new(connections_max)),
+            connections_max,
+            metrics,
+            misled_count: Arc::default(),
+        }
+    }
+
+    /// Says that a peer speaks TLS where none is spoken: HTTP/2 would only find nonsense.
+    fn note_misled(&self) {
+        let count = self.misled_count.fetch_add(1, Ordering::Relaxed) + 1;
+        if count.is_power_of_two() {
+            warn!(
+                listener = self.listener,
+                count,
+                "a peer speaks TLS and this port does not: set [listen.tls], or begin its SHIPPER with http://"
+            );
+        }
+    }
+
+    /// Returns a place for a connection, or nothing if all are taken: it is to be closed. That is
+    /// counted, and logged ever more rarely.
+    pub fn enter(&self) -> Option<Slot> {
+        if let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() {
+            let gate = self.clone();
+            return Some(Slot {
+                gate,
+                _permit: permit,
+            });
+        }
+        let count = self.metrics.refused_connections.inc() + 1;
+        if count.is_power_of_two() {
+            let (listener, connections_max) = (self.listener, self.connections_max);
+            warn!(
+                listener,
+                connections_max, count, "a connection is closed: there are too many"
+            );
+        }
+        None
+    }
+}
+
+/// What is known of a connection's peer.
+#[derive(Debug, Clone, Default)]
+pub struct Arrival {
+    /// Its user, if it came over the unix socket.
+    pub unix_uid: Option<u32>,
+    /// Its address, if it came over TCP.
+    pub address: Option<SocketAddr>,
+    /// The DNS names of its certificate, which the TLS library has verified.
+    pub certificate_names: Arc<[String]>,
+    is_admitted: Arc<AtomicBool>,
+}
+
+impl Arrival {
+    /// Returns what is known of a peer on the unix socket.
+    pub fn over_unix(unix_uid: Option<u32>) -> Self {
+        Self {
+            unix_uid,
+            ..Self::default()
+        }
+    }
+
+    /// Returns what is known of a peer on TCP, with the names of its certificate, if it has one.
+    pub fn over_tcp(address: SocketAddr, certificate_names: Vec<String>) -> Self {
+        Self {
+            address: Some(address),
+            certificate_names: certificate_names.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Says that a call on the connection was admitted: it may stay.
+    pub fn admit(&self) {
+        self.is_admitted.store(true, Ordering::Relaxed);
+    }
+
+    fn is_admitted(&self) -> bool {
+        self.is_admitted.load(Ordering::Relaxed)
+    }
+}
+
+/// What keeps a connection open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Merit {
+    /// A call that was admitted, for ever.
+    Admission,
+    /// An answer, for [`ANSWER_WAIT_MAX`].
+    Answer,
+}
+
+/// A connection that ends if it is of no use.
+#[derive(Debug)]
+pub struct Guarded<IO> {
+    io: IO,
+    arrival: Arrival,
+    merit: Merit,
+    /// When it ends; `None` if it may stay.
+    due: Option<Pin<Box<Sleep>>>,
+    has_begun: bool,
+    slot: Slot,
+}
+
+impl<IO> Guarded<IO> {
+    /// Guards a connection to the relay.
+    pub fn relay(io: IO, arrival: Arrival, slot: Slot) -> Self {
+        Self::new(io, arrival, Merit::Admission, ADMISSION_WAIT_MAX, slot)
+    }
+
+    fn new(io: IO, arrival: Arrival, merit: Merit, wait_max: Duration, slot: Slot) -> Self {
+        Self {
+            io,
+            arrival,
+            merit,
+            due: Some(Box::pin(sleep_until(Instant::now() + wait_max))),
+            has_begun: false,
+            slot,
+        }
+    }
+
+    fn is_over(&mut self, context: &mut Context<'_>) -> bool {
+        if self.merit == Merit::Admission && self.arrival.is_admitted() {
+            self.due = None;
+        }
+        let due = self.due.as_mut();
+        due.is_some_and(|due| due.as_mut().poll(context).is_ready())
+    }
+}
+
+impl<IO> Connected for Guarded<IO> {
+    type ConnectInfo = Arrival;
+
+    fn connect_info(&self) -> Arrival {
+        self.arrival.clone()
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.is_over(context) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let filled = buffer.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(context, buffer);
+        if let Some(first) = buffer.filled().get(filled)
+            && !std::mem::replace(&mut self.has_begun, true)
+            && *first == TLS_HANDSHAKE
+        {
+            self.slot.gate.note_misled();
+        }
+        polled
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.merit == Merit::Answer
+            && let Some(due) = &mut self.due
+        {
+            due.as_mut().reset(Instant::now() + ANSWER_WAIT_MAX);
+        }
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.merit == Merit::Answer
+            && let Some(due) = &mut self.due
+        {
+            due.as_mut().reset(Instant::now() + ANSWER_WAIT_MAX);
+        }
+        Pin::new(&mut self.io).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+/// Where accepted connections go.
+pub type Accepted<IO> = mpsc::Sender<io::Result<Guarded<IO>>>;
+
+/// Accepts connections on a unix socket until nobody takes them any more.
+pub async fn accept_unix(
+    listener: UnixListener,
+    gate: Gate,
+    accepted: Accepted<tokio::net::UnixStream>,
+) {
+    loop {
+        let connection = tokio::select! {
+            connection = listener.accept() => connection,
+            () = accepted.closed() => return,
+        };
+        let Some((stream, _)) = usable(connection).await else {
+            continue;
+        };
+        let Some(slot) = gate.enter() else { continue };
+        let arrival = Arrival::over_unix(stream.peer_cred().ok().map(|peer| peer.uid()));
+        // The server is stopping if it does not take the connection.
+        let connection = Guarded::relay(stream, arrival, slot);
+        accepted.send(Ok(connection)).await.ok();
+    }
+}
+
+/// Accepts connections over TCP, in the clear, until nobody takes them any more.
+pub async fn accept_tcp(listener: TcpListener, gate: Gate, accepted: Accepted<TcpStream>) {
+    loop {
+        let connection = tokio::select! {
+            connection = listener.accept() => connection,
+            () = accepted.closed() => return,
+        };
+        let Some((stream, address)) = usable(connection).await else {
+            continue;
+        };
+        let Some(slot) = gate.enter() else { continue };
+        let connection = Guarded::relay(stream, Arrival::over_tcp(address, Vec::new()), slot);
+        accepted.send(Ok(connection)).await.ok();
+    }
+}
+
+/// Returns what was accepted; says why there is nothing, and lets time pass: most likely there is no
+/// file left for it.
+pub(crate) async fn usable<T>(connection: io::Result<T>) -> Option<T> {
+    match connection {
+        Ok(connection) => Some(connection),
+        Err(error) => {
+            warn!(%error, "can't accept a connection");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+/// The listener of the admin server.
+#[derive(Debug)]
+pub struct AdminListener {
+    listener: TcpListener,
+    gate: Gate,
+}
+
+impl AdminListener {
+    /// Bounds a listener.
+    pub fn new(listener: TcpListener, metrics: Arc<Metrics>) -> Self {
+        let gate = Gate::new("admin", ADMIN_CONNECTIONS_MAX, metrics);
+        Self { listener, gate }
+    }
+}
+
+impl axum::serve::Listener for AdminListener {
+    type Io = Guarded<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        loop {
+            let Some((stream, address)) = usable(self.listener.accept().await).await else {
+                continue;
+            };
+            let Some(slot) = self.gate.enter() else {
+                continue;
+            };
+            let arrival = Arrival::over_tcp(address, Vec::new());
+            let guarded = Guarded::new(stream, arrival, Merit::Answer, ANSWER_WAIT_MAX, slot);
+            return (guarded, address);
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    fn gate(connections_max: usize) -> Gate {
+        Gate::new("test", connections_max, Arc::default())
+    }
+
+    fn guarded(merit: Merit) -> (Guarded<DuplexStream>, DuplexStream, Arrival) {
+        let (near, far) = tokio::io::duplex(64);
+        let (arrival, slot) = (Arrival::default(), gate(1).enter().unwrap());
+        let guarded = Guarded::new(near, arrival.clone(), merit, ADMISSION_WAIT_MAX, slot);
+        (guarded, far, arrival)
+    }
+
+    /// Reads for as long as the peer sends a byte a second, and returns after how long that ended.
+    async fn trickle(mut near: Guarded<DuplexStream>, mut far: DuplexStream) -> Duration {
+        let began = Instant::now();
+        let mut byte = [0];
+        for _ in 0..1_000 {
+            far.write_all(b"x").await.unwrap();
+            if let Err(error) = near.read_exact(&mut byte).await {
+                assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stranger_that_sends_a_byte_a_second_is_sent_away_and_a_tenant_stays() {
+        let (near, far, _) = guarded(Merit::Admission);
+        assert_eq!(trickle(near, far).await, ADMISSION_WAIT_MAX);
+        let (near, far, arrival) = guarded(Merit::Admission);
+        arrival.admit();
+        assert_eq!(trickle(near, far).await, Duration::from_secs(1_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stranger_that_is_silent_is_sent_away() {
+        let (mut near, _far, _) = guarded(Merit::Admission);
+        let (began, mut byte) = (Instant::now(), [0]);
+        near.read_exact(&mut byte).await.unwrap_err();
+        assert_eq!(began.elapsed(), ADMISSION_WAIT_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_keeps_a_connection_for_a_while() {
+        let (mut near, _far, _) = guarded(Merit::Answer);
+        let began = Instant::now();
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        near.write_all(b"answer").await.unwrap();
+        near.read_exact(&mut [0]).await.unwrap_err();
+        assert_eq!(began.elapsed(), Duration::from_secs(15) + ANSWER_WAIT_MAX);
+    }
+
+    #[test]
+    fn a_gate_has_so_many_places_and_counts_who_finds_none() {
+        let gate = gate(2);
+        let slots = [gate.enter(), gate.enter()];
+        assert!(slots.iter().all(Option::is_some) && gate.enter().is_none());
+        assert_eq!(gate.metrics.refused_connections.get(), 1);
+        drop(slots);
+        assert!(gate.enter().is_some());
+    }
+
+    #[test]
+    fn few_files_leave_few_places() {
+        for (files_max, expected) in [
+            (None, CONNECTIONS_MAX),
+            (Some(u64::MAX), CONNECTIONS_MAX),
+            (Some(1_024), 256),
+            (Some(0), 1),
+        ] {
+            assert_eq!(connections_max(files_max), expected, "{files_max:?}");
+        }
+    }
+}
