@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use shipper::clock::WallClock;
 use shipper::cls::client::Client;
 use shipper::config::Config;
@@ -60,11 +61,16 @@ enum DeadLetterCommand {
 const EXIT_CONFIG: u8 = 64;
 
 fn main() -> ExitCode {
+    // Before a key is in memory.
+    let core_dumps = forbid_core_dumps();
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(&arguments.log_level))
         .with_target(false)
         .init();
+    if let Err(error) = core_dumps {
+        error!(%error, "could not forbid core dumps: one would hold keys");
+    }
     let config = match Config::load(&arguments.config, std::env::vars()) {
         Ok(config) => config,
         Err(error) => {
@@ -85,6 +91,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Makes sure that no core dump of this process is ever written: it holds keys. A limit of 0 stops
+/// the kernel from writing a file, and a process that is not dumpable is not handed to a program
+/// that collects cores either (core(5)), nor read by others through /proc or ptrace(2).
+fn forbid_core_dumps() -> rustix::io::Result<()> {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, none)?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {

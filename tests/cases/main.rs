@@ -8,6 +8,7 @@
 )]
 
 mod conservation;
+mod cores;
 mod fleet;
 mod hosts;
 mod lanes;

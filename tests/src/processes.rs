@@ -251,7 +251,15 @@ impl Process {
     /// # Errors
     /// If it was gone already, or does not end in time.
     pub async fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
-        self.signal(Signal::TERM)?;
+        self.end_by(Signal::TERM).await
+    }
+
+    /// Sends a signal that ends the process, and waits until it has.
+    ///
+    /// # Errors
+    /// If it was gone already, or does not end in time.
+    pub async fn end_by(&mut self, signal: Signal) -> anyhow::Result<ExitStatus> {
+        self.signal(signal)?;
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
