@@ -24,6 +24,7 @@
 //! nothing. A start that writes nothing ships nothing and leaves nothing.
 
 use crate::counters::DropReason;
+use crate::descriptors;
 use crate::disk::Disk;
 use crate::fifo::{self, Fifo, FifoError, PumpHandle, Signals};
 use crate::final_reports::FinalReports;
@@ -140,6 +141,15 @@ impl Stream {
         self.is_ready.store(false, Ordering::Release);
     }
 
+    /// Returns the file descriptors that it takes, at most.
+    fn descriptors(&self) -> u64 {
+        match self.journal.has_ended() {
+            _ if self.journal.is_in_memory() => descriptors::MEMORY_STREAM,
+            true => descriptors::ENDED_STREAM,
+            false => descriptors::STREAM,
+        }
+    }
+
     /// Returns its counters.
     pub(crate) fn report(&self) -> StreamReport {
         report(&self.open, &self.journal.totals())
@@ -233,6 +243,19 @@ pub(crate) enum StartError {
     /// The journal could not be opened.
     #[error("{}", crate::Chain(.0))]
     Journal(#[from] journal::OpenError),
+    /// There are no file descriptors for it: a container whose FIFO is not read can't be stopped.
+    #[error(
+        "no file descriptors are left for a further container: {taken} are taken by others, \
+         {needed} are needed, {max} are for containers; raise the engine's LimitNOFILE"
+    )]
+    Descriptors {
+        /// What other containers take.
+        taken: u64,
+        /// What this one would take.
+        needed: u64,
+        /// What there are for all containers.
+        max: u64,
+    },
     /// The table is still being read from a slow disk.
     #[error("the driver is still recovering its journals")]
     Recovering,
@@ -574,6 +597,7 @@ impl Table {
     }
 
     fn create(&self, start: Start) -> Result<Arc<Stream>, StartError> {
+        self.check_descriptors(&start)?;
         let fifo = fifo::open(Path::new(&start.file))?;
         let folder = self.settings.state_dir.join(&start.open.journal_id);
         if let Err(error) = record(&*self.disk, &folder, &start.meta()) {
@@ -585,6 +609,20 @@ impl Table {
                 remove_folder(&*self.disk, &folder);
                 Err(error.into())
             }
+        }
+    }
+
+    fn check_descriptors(&self, start: &Start) -> Result<(), StartError> {
+        let needed = match start.options.no_file {
+            true => descriptors::MEMORY_STREAM,
+            false => descriptors::STREAM,
+        };
+        let streams = self.streams();
+        let taken = streams.iter().map(|stream| stream.descriptors()).sum();
+        let max = descriptors::streams_max(descriptors::limit());
+        match needed > max.saturating_sub(taken) {
+            true => Err(StartError::Descriptors { taken, needed, max }),
+            false => Ok(()),
         }
     }
 

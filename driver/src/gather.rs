@@ -345,7 +345,8 @@ impl Gatherer {
                         "could not read a journal"
                     );
                 }
-                call.read_failure_count += 1;
+                // What only lacks a file descriptor for now is not given up.
+                call.read_failure_count += u32::from(!error.is_shortage());
                 if call.read_failure_count >= READ_ATTEMPTS_MAX {
                     call.stream.journal().skip_unreadable();
                     call.read_failure_count = 0;

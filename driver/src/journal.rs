@@ -60,6 +60,10 @@ pub(crate) const JOURNAL_BYTES_MIN: u64 = 1 << 20;
 /// Bytes of a segment. A journal of less than eight such has smaller ones.
 const SEGMENT_BYTES_MAX: u64 = 1 << 20;
 
+/// Segments whose files stay open: the one that is written, and the one before it, which a reader
+/// that keeps up has not finished with. A backlog must not use up the process's file descriptors.
+const OPEN_SEGMENTS_MAX: usize = 2;
+
 /// Holes that may wait for an acknowledgement; then nothing more is sent until some have it.
 const HOLES_PENDING_MAX: usize = 1024;
 
@@ -166,7 +170,8 @@ struct Segment {
     start: u64,
     /// Offset behind the last byte.
     end: AtomicU64,
-    file: OwnedFd,
+    /// Open for one of the newest [`OPEN_SEGMENTS_MAX`], and for one in memory.
+    file: Mutex<Option<Arc<OwnedFd>>>,
     is_fallback: bool,
 }
 
@@ -262,6 +267,18 @@ pub(crate) struct ReadError {
     pub(crate) source: Errno,
 }
 
+impl ReadError {
+    /// Returns whether the host lacks something for now, and nothing is wrong with the segment.
+    pub(crate) fn is_shortage(&self) -> bool {
+        is_shortage(self.source)
+    }
+}
+
+/// Returns whether there is no file descriptor, or no memory, for now.
+fn is_shortage(error: Errno) -> bool {
+    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
+}
+
 /// What the counters of a journal say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Totals {
@@ -290,6 +307,11 @@ impl Journal {
     pub(crate) fn has_in_flight(&self) -> bool {
         let reader = lock(&self.reader);
         reader.sent > reader.acked
+    }
+
+    /// Returns whether it is gone when the process ends.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.medium.is_memory()
     }
 
     /// Returns the offset of the first byte that is not acknowledged.
@@ -329,6 +351,14 @@ impl Journal {
     /// Says that the FIFO has come to its end. Only the pump, after its last append.
     pub(crate) fn end(&self) {
         self.has_ended.store(true, Ordering::Release);
+        for segment in &*lock(&self.segments) {
+            self.close(segment);
+        }
+    }
+
+    /// Returns whether the FIFO has come to its end.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
     }
 
     /// Returns the counters.
@@ -531,7 +561,12 @@ impl Journal {
             .cloned()
             .collect();
         for segment in segments {
-            self.medium.sync(segment.file.as_fd())?;
+            match self.file(&segment) {
+                Ok(file) => self.medium.sync(file.as_fd())?,
+                // Released meanwhile.
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(error),
+            }
         }
         if self.is_folder_dirty.swap(false, Ordering::Relaxed) {
             self.medium.sync_folder()?;
@@ -607,7 +642,10 @@ impl Journal {
                 .min(usize::try_from(segment_rest).unwrap_or(usize::MAX));
             let rest = rest.get_mut(..wanted).unwrap_or_default();
             let position = at.saturating_sub(segment.start);
-            let bytes = match self.medium.read_at(segment.file.as_fd(), position, rest) {
+            let read = self
+                .file(&segment)
+                .and_then(|file| self.medium.read_at(file.as_fd(), position, rest));
+            let bytes = match read {
                 Ok(bytes) => bytes,
                 // What stands before it can be read, and is not given up with it.
                 Err(_) if filled > 0 => break,
@@ -623,6 +661,19 @@ impl Journal {
             return Err(ReadError { offset, source });
         }
         Ok(filled)
+    }
+
+    /// Returns a segment's file, opened for the moment if it is not open.
+    fn file(&self, segment: &Segment) -> Result<Arc<OwnedFd>, Errno> {
+        let file = lock(&segment.file).clone();
+        file.map_or_else(|| self.medium.open(segment.start).map(Arc::new), Ok)
+    }
+
+    /// Closes a segment's file, unless it would be gone with it.
+    fn close(&self, segment: &Segment) {
+        if !segment.is_fallback && !self.medium.is_memory() {
+            *lock(&segment.file) = None;
+        }
     }
 
     fn segment_at(&self, offset: u64) -> Option<Arc<Segment>> {

@@ -71,10 +71,15 @@ fn main() -> ExitCode {
 }
 
 fn start(config: Config) -> anyhow::Result<()> {
+    // Before the sandbox, which lets nobody set limits.
+    let raised = driver::descriptors::raise_limit();
     // While this is the only thread: others inherit it.
     let sandbox = Sandbox::enter(&config);
     driver::logging::init(config.log_level).context("could not start logging")?;
     sandbox.log();
+    if let Err(error) = raised {
+        tracing::warn!(%error, "could not raise the limit of file descriptors");
+    }
     // One thread serves the engine and the network; what waits for the disk waits elsewhere.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

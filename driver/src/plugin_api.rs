@@ -16,6 +16,7 @@
 //! - anything else → 404 and `{"Err":"…"}`
 
 use crate::containers::Table;
+use crate::descriptors;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -32,9 +33,6 @@ use tokio::task::JoinSet;
 /// Bytes of a request's body. The largest is StartLogging's, with the container's environment,
 /// labels and arguments; the kernel bounds those to about 2 MiB.
 const BODY_BYTES_MAX: usize = 8 << 20;
-
-/// Connections served at once; more wait in the socket's backlog.
-const CONNECTIONS_MAX: usize = 256;
 
 /// Pause after a failed accept: out of file descriptors, most likely.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -69,18 +67,31 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener, BindError> {
     })
 }
 
-/// Serves the API, for ever. Dropped, it drops its connections.
+/// Serves the API, for ever. Dropped, it drops its connections. Beyond
+/// [`descriptors::connections_max`] they wait in the socket's backlog.
 pub(crate) async fn serve(listener: UnixListener, table: Arc<Table>) {
+    let connections_max = descriptors::connections_max(descriptors::limit());
+    let connections_max = usize::try_from(connections_max).unwrap_or(usize::MAX);
     let mut connections = JoinSet::new();
+    // Given up for a connection when there is no other file descriptor: a stop must be answered.
+    let mut spare = None;
     loop {
+        spare = spare.or_else(|| std::fs::File::open("/").ok());
         tokio::select! {
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+            accepted = listener.accept(), if connections.len() < connections_max => match accepted {
                 Ok((stream, _)) => {
                     connections.spawn(serve_connection(stream, Arc::clone(&table)));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "could not accept a connection of the engine");
-                    tokio::time::sleep(ACCEPT_RETRY).await;
+                    drop(spare.take());
+                    match tokio::time::timeout(ACCEPT_RETRY, listener.accept()).await {
+                        Ok(Ok((stream, _))) => {
+                            connections.spawn(serve_connection(stream, Arc::clone(&table)));
+                        }
+                        Ok(Err(_)) => tokio::time::sleep(ACCEPT_RETRY).await,
+                        Err(_) => {}
+                    }
                 }
             },
             Some(ended) = connections.join_next() => {

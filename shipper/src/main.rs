@@ -7,7 +7,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use shipper::clock::WallClock;
 use shipper::cls::client::Client;
 use shipper::config::Config;
@@ -15,7 +17,7 @@ use shipper::dead_letter::{DeadLetters, Letter};
 use shipper::ledger::{Line, table};
 use shipper::replay::replay;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::error;
+use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 
 /// Turns container log entries into Tencent Cloud CLS records and uploads them.
@@ -106,6 +108,9 @@ fn forbid_core_dumps() -> rustix::io::Result<()> {
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
+    if let Err(error) = raise_descriptor_limit() {
+        warn!(%error, "could not raise the limit of file descriptors");
+    }
     runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -117,6 +122,17 @@ fn serve(config: Config) -> anyhow::Result<()> {
         };
         Ok(shipper::run(config, WallClock::system(), shutdown).await?)
     })
+}
+
+/// Raises the limit of file descriptors to what this process may raise it to: each host's connection
+/// takes one, and a soft limit of 1024 is common, for the sake of programs that use `select`.
+fn raise_descriptor_limit() -> std::io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    Ok(setrlimit(Resource::Nofile, raised)?)
 }
 
 fn ledger(config: &Config) -> anyhow::Result<()> {

@@ -4,16 +4,18 @@
 //! When the disk refuses (any error but "full"), the next bytes go to a segment in memory, at most
 //! [`FALLBACK_BYTES_MAX`] of them: a container must not stop because a disk fails. Every new
 //! segment tries the disk again.
+//!
+//! With no file descriptor left, a segment grows beyond its size: the FIFO must be read.
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use super::medium::{Medium as _, Memory};
-use super::{Journal, Segment, lock};
+use super::{Journal, OPEN_SEGMENTS_MAX, Segment, is_shortage, lock};
 use crate::logging::Throttle;
 use rustix::io::Errno;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -42,10 +44,27 @@ pub(crate) enum Appended {
 /// The writing side of a journal: the pump has the only one.
 #[derive(Debug)]
 pub(crate) struct Appender {
-    pub(super) segment: Option<Arc<Segment>>,
+    pub(super) current: Option<Current>,
     pub(super) opened_at: Option<Instant>,
     /// The disk refused the last write: the next segment is in memory.
     pub(super) must_fall_back: bool,
+}
+
+/// The segment that is written.
+#[derive(Debug, Clone)]
+pub(super) struct Current {
+    segment: Arc<Segment>,
+    /// The segment's, without its lock.
+    file: Arc<OwnedFd>,
+}
+
+impl Current {
+    /// Returns a segment to go on in; `None` if its file is not open.
+    pub(super) fn of(segment: &Arc<Segment>) -> Option<Self> {
+        let file = lock(&segment.file).clone()?;
+        let segment = Arc::clone(segment);
+        Some(Self { segment, file })
+    }
 }
 
 impl Appender {
@@ -62,11 +81,11 @@ impl Appender {
     ) -> Result<Appended, Errno> {
         let mut room = journal.room_bytes();
         let tail = journal.tail.load(Ordering::Relaxed);
-        let segment = match self.usable_segment(journal, tail, now) {
+        let Current { segment, file } = match self.usable_segment(journal, tail, now) {
             _ if room == 0 => return Ok(Appended::Full),
-            Some(segment) => segment,
+            Some(current) => current,
             None => match self.next_segment(journal, tail, now)? {
-                Some(segment) => segment,
+                Some(current) => current,
                 None => return Ok(Appended::Full),
             },
         };
@@ -74,13 +93,15 @@ impl Appender {
             room = room.min(journal.fallback_room_bytes());
         }
         let position = tail.saturating_sub(segment.start);
-        let segment_room = journal.bounds.segment_bytes.saturating_sub(position);
+        let segment_bytes = journal.bounds.segment_bytes;
+        let segment_room = match segment_bytes.saturating_sub(position) {
+            // It has to grow.
+            0 => segment_bytes,
+            room => room,
+        };
         let room = usize::try_from(room.min(segment_room)).unwrap_or(usize::MAX);
         let asked = bytes_max.min(room);
-        match journal
-            .medium
-            .splice(fifo, segment.file.as_fd(), position, asked)
-        {
+        match journal.medium.splice(fifo, file.as_fd(), position, asked) {
             Ok(0) => Ok(Appended::End),
             Ok(bytes) => {
                 journal.appended(&segment, tail, bytes as u64);
@@ -109,8 +130,9 @@ impl Appender {
         self.must_fall_back = true;
     }
 
-    fn usable_segment(&self, journal: &Journal, tail: u64, now: Instant) -> Option<Arc<Segment>> {
-        let segment = self.segment.as_ref()?;
+    fn usable_segment(&self, journal: &Journal, tail: u64, now: Instant) -> Option<Current> {
+        let current = self.current.as_ref()?;
+        let segment = &current.segment;
         let bytes = tail.saturating_sub(segment.start);
         let is_spent = segment.is_fallback && journal.fallback_room_bytes() == 0;
         if bytes >= journal.bounds.segment_bytes || self.must_fall_back || is_spent {
@@ -122,17 +144,18 @@ impl Appender {
         if is_old && bytes > 0 && journal.acked() == tail {
             return None;
         }
-        Some(Arc::clone(segment))
+        Some(current.clone())
     }
 
     /// Starts a segment at the tail: on disk, unless that has just refused. `None` if neither has
-    /// room; the next call tries the disk again.
+    /// room; the next call tries the disk again. For want of a file descriptor the present one
+    /// goes on.
     fn next_segment(
         &mut self,
         journal: &Journal,
         tail: u64,
         now: Instant,
-    ) -> Result<Option<Arc<Segment>>, Errno> {
+    ) -> Result<Option<Current>, Errno> {
         let mut on_disk = None;
         if !std::mem::take(&mut self.must_fall_back) {
             match journal.medium.create(tail) {
@@ -140,6 +163,9 @@ impl Appender {
                 Err(Errno::NOSPC | Errno::DQUOT) => {
                     journal.is_disk_full.store(true, Ordering::Relaxed);
                     return Ok(None);
+                }
+                Err(error) if is_shortage(error) && self.current.is_some() => {
+                    return Ok(self.current.clone());
                 }
                 Err(error) => say_fallen_back(error),
             }
@@ -150,16 +176,17 @@ impl Appender {
             None if journal.fallback_room_bytes() == 0 => return Ok(None),
             None => Memory.create(tail)?,
         };
+        let file = Arc::new(file);
         let segment = Arc::new(Segment {
             start: tail,
             end: AtomicU64::new(tail),
-            file,
+            file: Mutex::new(Some(Arc::clone(&file))),
             is_fallback,
         });
         journal.push_segment(&segment);
-        self.segment = Some(Arc::clone(&segment));
         self.opened_at = Some(now);
-        Ok(Some(segment))
+        self.current = Some(Current { segment, file });
+        Ok(self.current.clone())
     }
 }
 
@@ -184,6 +211,13 @@ impl Journal {
             segments.pop_back();
         }
         segments.push_back(Arc::clone(segment));
+        // Those before it were closed when it was.
+        let waiting = segments
+            .len()
+            .checked_sub(OPEN_SEGMENTS_MAX.saturating_add(1));
+        if let Some(waiting) = waiting.and_then(|index| segments.get(index)) {
+            self.close(waiting);
+        }
     }
 
     fn appended(&self, segment: &Segment, tail: u64, bytes: u64) {

@@ -17,6 +17,9 @@ pub(crate) trait Medium: Debug + Send + Sync {
     /// Creates the empty segment that starts at a journal offset, open for reading and writing.
     fn create(&self, start: u64) -> Result<OwnedFd, Errno>;
 
+    /// Opens a segment for reading.
+    fn open(&self, start: u64) -> Result<OwnedFd, Errno>;
+
     /// Removes a segment.
     fn remove(&self, start: u64) -> Result<(), Errno>;
 
@@ -120,6 +123,11 @@ impl Medium for Folder {
             .open(&self.path.join(segment_file_name(start)), flags)
     }
 
+    fn open(&self, start: u64) -> Result<OwnedFd, Errno> {
+        self.disk
+            .open(&self.path.join(segment_file_name(start)), OFlags::RDONLY)
+    }
+
     fn remove(&self, start: u64) -> Result<(), Errno> {
         self.disk.unlink(&self.path.join(segment_file_name(start)))
     }
@@ -175,6 +183,11 @@ pub(crate) struct Memory;
 impl Medium for Memory {
     fn create(&self, _start: u64) -> Result<OwnedFd, Errno> {
         rustix::fs::memfd_create("journal", MemfdFlags::CLOEXEC)
+    }
+
+    fn open(&self, _start: u64) -> Result<OwnedFd, Errno> {
+        // Its only descriptor is never closed.
+        Err(Errno::BADF)
     }
 
     fn remove(&self, _start: u64) -> Result<(), Errno> {

@@ -15,6 +15,7 @@
 //!
 //! An error of the disk is no damage: a folder that can't be read is left as it is.
 
+use super::appender::Current;
 use super::medium::{Folder, Medium, Memory, STATE_FILE_NAME, segment_file_name, segment_start};
 use super::state::{self, Hole, Saved};
 use super::{Appender, Bounds, Budget, Journal, Reader, Segment, SyncMarks};
@@ -72,23 +73,30 @@ pub(crate) fn open(
     budget: &Arc<Budget>,
 ) -> Result<Recovered, OpenError> {
     let folder = medium.path().to_path_buf();
-    let mut files = list_segments(&medium)?;
-    files.sort_unstable_by_key(|file| file.range.start);
+    let mut ranges = list_segments(&medium)?;
+    ranges.sort_unstable_by_key(|range| range.start);
     let (sequence, saved) = read_state(&medium)?.unwrap_or_default();
-    let ranges: Vec<_> = files.iter().map(|file| file.range.clone()).collect();
     let plan = plan(&saved, &ranges);
+    // The journal goes on in the last one, if it is whole. The others wait to be read.
+    let goes_on = plan.kept.last().filter(|last| last.end == plan.tail);
+    let goes_on = goes_on
+        .map(|last| Ok((last.start, open_segment(&medium, last.start)?)))
+        .transpose()?;
     let mut segments = VecDeque::new();
-    for file in files {
-        let kept = plan.kept.iter().find(|kept| kept.start == file.range.start);
+    for range in ranges {
+        let kept = plan.kept.iter().find(|kept| kept.start == range.start);
         match kept {
-            Some(kept) => segments.push_back(Arc::new(Segment {
-                start: kept.start,
-                end: AtomicU64::new(kept.end),
-                file: file.file,
-                is_fallback: false,
-            })),
+            Some(kept) => {
+                let file = goes_on.as_ref().filter(|(start, _)| *start == kept.start);
+                segments.push_back(Arc::new(Segment {
+                    start: kept.start,
+                    end: AtomicU64::new(kept.end),
+                    file: Mutex::new(file.map(|(_, file)| Arc::clone(file))),
+                    is_fallback: false,
+                }));
+            }
             None => {
-                if let Err(error) = medium.remove(file.range.start) {
+                if let Err(error) = medium.remove(range.start) {
                     tracing::warn!(
                         %error,
                         folder = %folder.display(),
@@ -135,9 +143,10 @@ fn assemble(
         .map(|segment| segment.end().saturating_sub(segment.start))
         .fold(0_u64, u64::saturating_add);
     budget.add(held_bytes);
+    let last = segments.back().filter(|last| last.end() == tail);
     let appender = Appender {
         // A journal whose last bytes are lost goes on in a new segment.
-        segment: segments.back().filter(|last| last.end() == tail).cloned(),
+        current: last.and_then(Current::of),
         opened_at: None,
         must_fall_back: false,
     };
@@ -165,39 +174,33 @@ fn assemble(
     }
 }
 
-/// A segment file as found.
-struct FoundFile {
-    range: Range<u64>,
-    file: OwnedFd,
-}
-
-fn list_segments(medium: &Folder) -> Result<Vec<FoundFile>, OpenError> {
+/// Returns the ranges that the segment files of a folder hold.
+fn list_segments(medium: &Folder) -> Result<Vec<Range<u64>>, OpenError> {
     let folder = medium.path();
     let list_error = |source| OpenError::List {
         folder: folder.to_path_buf(),
         source,
     };
-    let mut files = Vec::new();
+    let mut ranges = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(list_error)? {
         let name = entry.map_err(list_error)?.file_name();
         let Some(start) = name.to_str().and_then(segment_start) else {
             continue;
         };
         let path = folder.join(segment_file_name(start));
-        let read_error = |source| OpenError::Read {
-            path: path.clone(),
-            source,
-        };
-        let file = medium
-            .disk()
-            .open(&path, OFlags::RDWR)
-            .map_err(read_error)?;
-        let stat = rustix::fs::fstat(&file).map_err(read_error)?;
+        let stat = rustix::fs::stat(&path).map_err(|source| OpenError::Read { path, source })?;
         let bytes = u64::try_from(stat.st_size).unwrap_or(0);
-        let range = start..start.saturating_add(bytes);
-        files.push(FoundFile { range, file });
+        ranges.push(start..start.saturating_add(bytes));
     }
-    Ok(files)
+    Ok(ranges)
+}
+
+/// Opens the segment in which a journal goes on.
+fn open_segment(medium: &Folder, start: u64) -> Result<Arc<OwnedFd>, OpenError> {
+    let path = medium.path().join(segment_file_name(start));
+    let file = medium.disk().open(&path, OFlags::RDWR);
+    file.map(Arc::new)
+        .map_err(|source| OpenError::Read { path, source })
 }
 
 /// Reads the state of a journal's folder, and the number of its save; `None` if no slot is good.

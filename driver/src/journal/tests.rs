@@ -594,6 +594,51 @@ fn what_a_refusing_disk_puts_into_memory_is_bounded_and_can_be_dropped() {
 }
 
 #[test]
+fn without_a_file_descriptor_a_segment_grows_and_nothing_goes_to_memory() {
+    for shortage in [Errno::MFILE, Errno::NFILE] {
+        let (mut world, faults) = faulty_world(8 << 20);
+        world.write_frame(4000);
+        lock(&faults).create = Some(shortage);
+        for _ in 0..600 {
+            world.write_frame(4000); // 2.4 MB: more than two segments
+        }
+        assert_eq!(world.received.len() as u64, world.journal.unacked_bytes());
+        assert_eq!(segment_names(world.folder.path()).len(), 1);
+        lock(&faults).create = None;
+        world.write_frame(4000);
+        assert_eq!(segment_names(world.folder.path()).len(), 2);
+        assert_eq!(world.journal.fallback_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(world.drain(), (602, vec![]));
+    }
+}
+
+#[test]
+fn only_the_newest_two_segments_are_open_and_none_once_the_fifo_has_ended() {
+    let mut world = World::new(1 << 20);
+    let open_files = |world: &World| {
+        let segments = lock(&world.journal.segments);
+        let is_open = |segment: &&Arc<Segment>| lock(&segment.file).is_some();
+        let newest_open = segments.iter().rev().take_while(is_open).count();
+        assert_eq!(newest_open, segments.iter().filter(is_open).count());
+        newest_open
+    };
+    for _ in 0..150 {
+        world.write_frame(4000); // 600 KB: five segments
+    }
+    assert_eq!(
+        (segment_names(world.folder.path()).len(), open_files(&world)),
+        (5, 2)
+    );
+    world.reopen();
+    assert_eq!(open_files(&world), 1);
+    world.write_frame(10);
+    world.journal.sync().unwrap();
+    world.journal.end();
+    assert_eq!(open_files(&world), 0);
+    assert_eq!(world.drain(), (151, vec![]));
+}
+
+#[test]
 fn a_full_disk_says_full_and_loses_nothing() {
     let (mut world, faults) = faulty_world(8 << 20);
     world.write_frame(100);

@@ -1110,6 +1110,68 @@ async fn sigkill_under_load_loses_and_invents_nothing() {
     assert_eq!(ended.unwrap().unwrap().code(), Some(0));
 }
 
+/// Runs the driver's binary with a soft and a hard limit of file descriptors.
+fn spawn_limited(host: &Host, soft: u32, hard: u32) -> tokio::process::Child {
+    let script = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\"");
+    let mut command = tokio::process::Command::new("sh");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_cls-driver")]);
+    command.env_clear().stdout(Stdio::null()).kill_on_drop(true);
+    command.envs(host.settings.iter().map(|(name, value)| (*name, value)));
+    command.spawn().unwrap()
+}
+
+/// The backlog of eight containers has more segments than the process may have files; a ninth would
+/// be one too many to read.
+#[tokio::test]
+async fn a_backlog_uses_no_file_descriptors_and_a_container_too_many_is_refused() {
+    let host = Host::new().with("JOURNAL_BLOCK_MS_MAX", "600000");
+    let _process = spawn_limited(&host, 64, 64);
+    let mut containers: Vec<_> = (0..8)
+        .map(|number| Container::new(host.path(), &format!("c{number}")))
+        .collect();
+    for container in &containers {
+        assert_eq!(host.start(container, "{}").await, NO_ERR);
+    }
+    let further = Container::new(host.path(), "further");
+    let err = host.start(&further, "{}").await;
+    assert!(err.contains("raise the engine's LimitNOFILE"), "{err}");
+    for container in &mut containers {
+        // 8 MB each: 64 segments in all.
+        let written = tokio::time::timeout(PATIENCE, container.write_lines(40_000)).await;
+        assert!(written.is_ok(), "{} is not read", container.id);
+    }
+    for container in &mut containers {
+        assert!(host.stop(container).await < Duration::from_secs(1));
+        container.close();
+    }
+    eventually("the end of the others makes room", || {
+        containers.iter().all(|container| !container.file.exists())
+    })
+    .await;
+    assert_eq!(host.start(&further, "{}").await, NO_ERR);
+    drop(further);
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    host.no_stream_is_left().await;
+    for container in &containers {
+        let lines = shipper.log_of(&container.id).lines();
+        assert_eq!(lines, numbered_lines(40_000), "{}", container.id);
+    }
+    assert_eq!(shipper.state().faults, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_limit_of_file_descriptors_is_raised_as_far_as_it_may() {
+    let host = Host::new();
+    let process = spawn_limited(&host, 64, 200);
+    drop(connect(&host.plugin()).await);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.id().unwrap()));
+    let limits = limits.unwrap();
+    let mut lines = limits.lines();
+    let files = lines.find(|line| line.starts_with("Max open files"));
+    let words: Vec<_> = files.unwrap().split_whitespace().collect();
+    assert_eq!(words[3..5], ["200", "200"], "{limits}");
+}
+
 #[tokio::test]
 async fn bad_settings_end_the_process_with_64_and_name_every_fault() {
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_cls-driver"))
