@@ -4,6 +4,9 @@
 //! an acknowledgement covers the completed marks at the front and nothing behind the first one
 //! that is still open. So an offset is acknowledged only when everything below it has been dealt
 //! with, whatever overtook it.
+//!
+//! A mark that will never complete, because its task has failed, ends the queue: nothing is
+//! acknowledged any more, and the stream has to start over from what was.
 
 use std::collections::VecDeque;
 
@@ -43,6 +46,7 @@ pub struct AckQueue {
     /// Dead entries whose marks are still to be acknowledged: a record may be counted by a later
     /// mark than that of its group.
     dead_entries: u64,
+    is_abandoned: bool,
 }
 
 #[derive(Debug)]
@@ -76,6 +80,9 @@ impl AckQueue {
         reason = "a ticket is good for one completion"
     )]
     pub fn complete(&mut self, ticket: Ticket, dead_entries: u64) -> Option<Progress> {
+        if self.is_abandoned {
+            return None;
+        }
         let index = usize::try_from(ticket.0 - self.first).expect("marks are held in memory");
         let mark = self
             .marks
@@ -94,6 +101,12 @@ impl AckQueue {
             acknowledged.get_or_insert_default().extend(mark.progress);
         }
         acknowledged
+    }
+
+    /// Ends the queue: nothing is acknowledged any more. Returns whether it had not ended yet.
+    pub fn abandon(&mut self) -> bool {
+        self.marks.clear();
+        !std::mem::replace(&mut self.is_abandoned, true)
     }
 
     /// Returns how many marks are open or wait behind an open one.
@@ -137,6 +150,18 @@ mod tests {
             }
             prop_assert!(queue.is_empty());
         }
+    }
+
+    #[test]
+    fn an_abandoned_queue_acknowledges_nothing() {
+        let mut queue = AckQueue::default();
+        let [a, b] = [1, 2].map(|offset| queue.push(progress(offset)));
+        assert_eq!(queue.complete(b, 0), None);
+        assert!(queue.abandon());
+        assert!(!queue.abandon());
+        assert_eq!(queue.complete(a, 0), None);
+        let c = queue.push(progress(3));
+        assert_eq!(queue.complete(c, 0), None);
     }
 
     #[test]

@@ -18,6 +18,9 @@
 //! `contextFlow`, and its marks are pushed in the same step under the lane's lock.
 //!
 //! A stream that disconnects takes its unsealed pieces with it: the driver sends them again.
+//!
+//! A batch whose task fails (a panic, which is a bug) leaves marks that nobody completes. Their streams
+//! are abandoned: they are acknowledged no further, and their call makes them start over from there.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -79,14 +82,42 @@ pub struct Piece {
 /// A part of a batch: pieces of one stream.
 #[derive(Debug)]
 pub struct Group {
-    /// The stream.
-    pub stream: Arc<Stream>,
-    /// Its pieces, in order.
+    /// The stream's mark of this group.
+    pub mark: Mark,
+    /// Pieces of the stream, in order.
     pub pieces: Vec<Piece>,
     /// Value of `contextFlow`.
     pub context_flow: String,
-    /// The stream's mark of this group.
-    pub ticket: Ticket,
+}
+
+/// What a stream waits for. One that is dropped before it is completed makes the stream start over.
+#[derive(Debug)]
+pub struct Mark {
+    stream: Arc<Stream>,
+    ticket: Option<Ticket>,
+}
+
+impl Mark {
+    /// Returns the stream.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Acknowledges what the mark covers, as soon as nothing before it is open. `dead_entries` of its
+    /// entries are in the dead-letter store.
+    pub fn complete(mut self, dead_entries: u64) {
+        if let Some(ticket) = self.ticket.take() {
+            self.stream.complete(ticket, dead_entries);
+        }
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        if self.ticket.is_some() {
+            self.stream.abandon();
+        }
+    }
 }
 
 /// One lane.
@@ -108,6 +139,7 @@ struct Queue {
     log_count: usize,
     in_flight: usize,
     is_closing: bool,
+    is_dead: bool,
 }
 
 /// A stream's place in its lane.
@@ -153,21 +185,29 @@ impl Stream {
         }
     }
 
-    /// Acknowledges what a mark covers, if nothing before it is open. `dead_entries` of its entries
-    /// are in the dead-letter store.
-    pub fn complete(&self, ticket: Ticket, dead_entries: u64) {
-        let acknowledged = lock(&self.acks).complete(ticket, dead_entries);
-        if let Some(progress) = acknowledged {
-            self.outbox.acknowledge(self.number, progress);
-        }
-    }
-
     /// Covers entries that need no delivery: filtered, or nothing but progress.
     pub fn settle(&self, progress: Progress) {
         let mut acks = lock(&self.acks);
         let ticket = acks.push(progress);
-        let acknowledged = acks.complete(ticket, 0);
-        drop(acks);
+        self.acknowledge(acks.complete(ticket, 0));
+    }
+
+    fn complete(&self, ticket: Ticket, dead_entries: u64) {
+        let mut acks = lock(&self.acks);
+        self.acknowledge(acks.complete(ticket, dead_entries));
+    }
+
+    /// Ends acknowledgements, and has the call make the stream start over.
+    fn abandon(&self) {
+        let mut acks = lock(&self.acks);
+        if acks.abandon() {
+            self.outbox.abandon(self.number);
+        }
+    }
+
+    /// Called with the acknowledgements locked: none may come after the stream was abandoned, or what
+    /// starts over would be counted twice.
+    fn acknowledge(&self, acknowledged: Option<Progress>) {
         if let Some(progress) = acknowledged {
             self.outbox.acknowledge(self.number, progress);
         }
@@ -270,6 +310,26 @@ impl Lane {
     pub fn close(&self) {
         lock(&self.queue).is_closing = true;
         self.changed.notify_one();
+    }
+
+    /// Says that the lane's task has failed: all its streams start over, in another lane.
+    pub fn die(&self) {
+        let mut queue = lock(&self.queue);
+        queue.is_dead = true;
+        for slot in queue.streams.values() {
+            slot.stream.abandon();
+        }
+    }
+
+    /// Returns whether the lane is closed and empty: its task may end.
+    pub fn has_ended(&self) -> bool {
+        let queue = lock(&self.queue);
+        queue.is_closing && queue.ready.is_empty()
+    }
+
+    /// Returns whether the lane's task has failed.
+    pub fn is_dead(&self) -> bool {
+        lock(&self.queue).is_dead
     }
 
     /// Returns whether all streams have left.
@@ -381,8 +441,10 @@ impl Slot {
         }
         Group {
             context_flow: format!("{}-{:X}", self.stream.context_id, self.group_count),
-            ticket: lock(&self.stream.acks).push(progress),
-            stream: Arc::clone(&self.stream),
+            mark: Mark {
+                ticket: Some(lock(&self.stream.acks).push(progress)),
+                stream: Arc::clone(&self.stream),
+            },
             pieces,
         }
     }
@@ -526,7 +588,7 @@ mod tests {
         assert_eq!(
             groups
                 .iter()
-                .map(|group| group.stream.number)
+                .map(|group| group.mark.stream().number)
                 .collect::<Vec<_>>(),
             [2]
         );
@@ -558,7 +620,7 @@ mod tests {
         };
         lane.settle(slot, filtered(40));
         for group in groups {
-            group.stream.complete(group.ticket, 0);
+            group.mark.complete(0);
         }
         let ack = outbox.take().unwrap().acks[0];
         assert_eq!(
@@ -590,7 +652,7 @@ mod tests {
                 prop_assert!(pieces().map(|piece| piece.logs.len()).sum::<usize>() <= LIMITS.batch_bytes_max);
                 prop_assert!(pieces().count() <= LIMITS.batch_logs_max);
                 for group in groups {
-                    let index = group.stream.number as usize;
+                    let index = group.mark.stream().number as usize;
                     for piece in &group.pieces {
                         taken[index] += 1;
                         prop_assert_eq!(piece.progress.offset, taken[index]);

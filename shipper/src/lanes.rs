@@ -1,7 +1,7 @@
 //! The lanes that exist: made for the first stream that needs one, ended after the last.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::Upload;
 use crate::lane::{Lane, LaneKey, SlotId, Stream};
@@ -27,7 +27,10 @@ impl Lanes {
 
     /// Puts a stream into its lane, and starts the lane if it is the first one.
     pub fn join(&self, key: &LaneKey, stream: Arc<Stream>) -> (Arc<Lane>, SlotId) {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lanes = self.lock();
+        if lanes.get(key).is_some_and(|lane| lane.is_dead()) {
+            lanes.remove(key);
+        }
         let lane = lanes.entry(key.clone()).or_insert_with(|| {
             let lane = Arc::new(Lane::new(key.clone(), self.limits));
             let uploader = Arc::clone(&self.uploader);
@@ -43,23 +46,26 @@ impl Lanes {
     /// Takes a stream out of its lane, and ends the lane if it was the last one. Batches in flight
     /// go on.
     pub fn leave(&self, lane: &Arc<Lane>, slot: SlotId) {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lanes = self.lock();
         lane.leave(slot);
         if lane.has_no_streams() {
             lane.close();
-            lanes.remove(lane.key());
+            // Another one has the place of a lane that died.
+            if lanes
+                .get(lane.key())
+                .is_some_and(|it| Arc::ptr_eq(it, lane))
+            {
+                lanes.remove(lane.key());
+            }
         }
     }
 
     /// Lets all lanes send what they hold without lingering, and end.
     pub fn close(&self) {
-        for lane in self
-            .lanes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-        {
-            lane.close();
-        }
+        self.lock().values().for_each(|lane| lane.close());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<LaneKey, Arc<Lane>>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

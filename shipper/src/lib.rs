@@ -14,6 +14,7 @@ pub mod admin;
 pub mod buffers;
 pub mod clock;
 pub mod cls;
+pub mod concurrency;
 pub mod config;
 pub mod connection;
 pub mod credentials;
@@ -24,6 +25,7 @@ pub mod lanes;
 pub mod ledger;
 pub mod metrics;
 pub mod outbox;
+pub mod pace;
 pub mod record;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod rehearsal;
@@ -187,7 +189,7 @@ fn assemble(
     let credentials = Arc::new(CredentialStore::new(&config.credentials, &clock));
     let (buffers, metrics) = (Arc::new(Buffers::default()), Arc::new(Metrics::default()));
     let uploader = Arc::new(Uploader {
-        client: Client::new()?,
+        cloud: Arc::new(Client::new()?),
         credentials: Arc::clone(&credentials),
         clock: clock.clone(),
         compression: config.upload.compression,

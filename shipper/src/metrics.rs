@@ -59,6 +59,8 @@ pub struct Metrics {
     pub refused_calls: Counter,
     /// Connections beyond their listener's bound.
     pub refused_connections: Counter,
+    /// Streams that started over because a task of theirs failed.
+    pub restarted_streams: Counter,
     /// Connected drivers.
     pub hosts: Gauge,
     /// Open streams.
@@ -106,6 +108,10 @@ impl Default for Metrics {
         let refused_connections: Counter = metric!("refused_connections", "Connections too many");
         let refusals: Family<Refusal, Counter> =
             metric!("refusals", "Streams (open) and options (check) refused");
+        let restarted_streams: Counter = metric!(
+            "restarted_streams",
+            "Streams that started over because a task of theirs failed"
+        );
         let hosts: Gauge = metric!("hosts", "Connected drivers");
         let streams: Gauge = metric!("streams", "Open streams");
         let granted_bytes: Gauge<u64, AtomicU64> = metric!(
@@ -131,6 +137,7 @@ impl Default for Metrics {
             refusals,
             refused_calls,
             refused_connections,
+            restarted_streams,
             hosts,
             streams,
             granted_bytes,

@@ -2,7 +2,7 @@
 //! response stream takes them out, as many as have gathered, in one message.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use proto::limits::{REASON_BYTES_MAX, RESPONSE_BYTES_MAX};
 use proto::relay::{Ack, Opened, Refused, ShipResponse, Window};
@@ -22,7 +22,7 @@ const _: () = assert!(
     "a message must be one that drivers take"
 );
 
-/// Bounded by the call's streams: at most one entry of each kind per stream.
+/// Bounded by the call's streams: at most one entry of each kind per stream, opened anew or not.
 #[derive(Debug, Default)]
 pub struct Outbox {
     waiting: Mutex<Waiting>,
@@ -35,6 +35,7 @@ struct Waiting {
     refused: Vec<Refused>,
     windows: HashMap<u32, u64>,
     acks: HashMap<u32, Progress>,
+    abandoned: Vec<u32>,
 }
 
 impl Outbox {
@@ -60,6 +61,16 @@ impl Outbox {
         self.put(|waiting| waiting.acks.entry(stream).or_default().extend(progress));
     }
 
+    /// Says that nothing more of a stream will be acknowledged. For the call, not for the driver.
+    pub fn abandon(&self, stream: u32) {
+        self.put(|waiting| waiting.abandoned.push(stream));
+    }
+
+    /// Takes the streams out of which nothing more will be acknowledged.
+    pub fn take_abandoned(&self) -> Vec<u32> {
+        std::mem::take(&mut self.lock().abandoned)
+    }
+
     /// Waits until something may be there.
     ///
     /// # Cancel safety
@@ -70,7 +81,7 @@ impl Outbox {
 
     /// Takes out what one message holds; `None` if there is nothing.
     pub fn take(&self) -> Option<ShipResponse> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.lock();
         let opened = first(&mut waiting.opened, STREAMS_MAX);
         let refused = first(&mut waiting.refused, REFUSED_MAX);
         let (mut acks, mut windows) = (Vec::new(), Vec::new());
@@ -96,8 +107,12 @@ impl Outbox {
     }
 
     fn put(&self, change: impl FnOnce(&mut Waiting)) {
-        change(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.lock());
         self.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

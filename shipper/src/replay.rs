@@ -8,7 +8,7 @@ use prost::Message as _;
 use tracing::warn;
 
 use crate::clock::WallClock;
-use crate::cls::client::{Body, Client, ClientError, Target};
+use crate::cls::client::{Body, Client, ClientError, Target, Upload};
 use crate::cls::compress::Compression;
 use crate::cls::disposition::{Disposition, disposition};
 use crate::config::Config;
@@ -54,7 +54,7 @@ pub async fn replay(
     clock: &WallClock,
 ) -> Result<Replayed, ReplayError> {
     let name = CredentialRef::Named(config.defaults.credentials.clone());
-    let credentials = CredentialStore::new(&config.credentials, &clock)
+    let credentials = CredentialStore::new(&config.credentials, clock)
         .snapshot(&name)
         .await?;
     let client = Client::new()?;
@@ -95,7 +95,13 @@ async fn send(
     let bytes = Bytes::from(compression.compress(&body, &mut Vec::new()));
     let body = Body { bytes, compression };
     let outcome = client
-        .upload(&target, credentials, &body, TIMEOUT, clock.unix_s())
+        .send(Upload {
+            target: &target,
+            credentials,
+            body: &body,
+            timeout: TIMEOUT,
+            now_s: clock.unix_s(),
+        })
         .await;
     let is_delivered = disposition(&outcome) == Disposition::Delivered;
     if !is_delivered {

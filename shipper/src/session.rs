@@ -168,6 +168,7 @@ impl Session {
     /// the call is over.
     pub(crate) async fn next(&mut self) -> Option<Result<ShipResponse, Status>> {
         loop {
+            self.refuse_abandoned();
             if let Some(response) = self.outbox.take() {
                 self.follow(&response);
                 return Some(Ok(response));
@@ -199,6 +200,27 @@ impl Session {
                     }
                 }
             }
+        }
+    }
+
+    /// Refuses streams of which a task has failed: their driver opens them again from what is
+    /// acknowledged. At a stop, where tasks are ended, the call itself is about to end.
+    fn refuse_abandoned(&mut self) {
+        for number in self.outbox.take_abandoned() {
+            if *self.phase.borrow() != Phase::Serving || !self.streams.contains_key(&number) {
+                continue;
+            }
+            warn!(
+                stream = number,
+                "a task of a stream has failed, the stream starts over"
+            );
+            self.ingest.metrics.restarted_streams.inc();
+            self.close(number);
+            let reason = "a task of the shipper has failed, the stream starts over".to_owned();
+            self.outbox.refuse(Refused {
+                stream: number,
+                reason,
+            });
         }
     }
 

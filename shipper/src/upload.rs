@@ -2,13 +2,15 @@
 //!
 //! Each batch has a task of its own that tries until CLS takes it: jittered backoff, credentials
 //! taken anew for each attempt. What an operator must repair holds the lane, whose streams then get
-//! no more credit, and their bytes wait in the journals of their hosts. What CLS refuses for its
-//! size or content is halved until the record at fault is alone, and that one goes to the
-//! dead-letter store; where there is no store, or it is full, the lane holds. How many batches a lane
-//! has in flight adapts to what CLS answers.
+//! no more credit, and their bytes wait in the journals of their hosts; another key ends the wait at
+//! once. What CLS refuses for its size or content is halved until the record at fault is alone, and
+//! that one goes to the dead-letter store; where there is no store, or it is full, the lane holds.
+//! How many requests a lane has in flight adapts to what CLS answers, and how fast (see
+//! [`concurrency`](crate::concurrency)); after an outage the first batch that gets through wakes the
+//! others.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,18 +19,19 @@ use proto::backoff::Backoff;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use crate::ack::Ticket;
 use crate::buffers::Buffers;
 use crate::clock::WallClock;
 use crate::cls::body::LogGroupList;
-use crate::cls::client::{Body, Client};
+use crate::cls::client::{Body, Cloud, Upload};
 use crate::cls::compress::Compression;
 use crate::cls::disposition::{Answer, Disposition, Outcome, disposition};
 use crate::cls::encode::{GroupHead, append_group};
-use crate::credentials::CredentialStore;
+use crate::concurrency::Ended;
+use crate::credentials::{CredentialStore, Credentials};
 use crate::dead_letter::{DeadLetters, Reason};
-use crate::lane::{Group, Lane, Next, Stream, new_context_id};
+use crate::lane::{Group, Lane, Mark, Next, new_context_id};
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 use crate::tasks::Tasks;
 
 /// The first delay after a failure, before jitter.
@@ -40,8 +43,8 @@ const BACKOFF_CAP: Duration = Duration::from_secs(30);
 /// How uploads get at what they need.
 #[derive(Debug)]
 pub struct Uploader {
-    /// Connections to CLS.
-    pub client: Client,
+    /// CLS.
+    pub cloud: Arc<dyn Cloud>,
     /// Key pairs.
     pub credentials: Arc<CredentialStore>,
     /// Wall clock, for signatures.
@@ -60,38 +63,6 @@ pub struct Uploader {
     pub metrics: Arc<Metrics>,
 }
 
-/// How many requests a lane may have in flight: one more per round of successes, half as many
-/// after an overload (AIMD, as in TCP).
-#[derive(Debug)]
-struct Concurrency {
-    limit: usize,
-    limit_max: usize,
-    success_count: usize,
-}
-
-impl Concurrency {
-    fn new(limit_max: usize) -> Self {
-        Self {
-            limit: limit_max,
-            limit_max,
-            success_count: 0,
-        }
-    }
-
-    fn on_success(&mut self) {
-        self.success_count += 1;
-        if self.success_count >= self.limit && self.limit < self.limit_max {
-            self.limit += 1;
-            self.success_count = 0;
-        }
-    }
-
-    fn on_overload(&mut self) {
-        self.limit = (self.limit / 2).max(1);
-        self.success_count = 0;
-    }
-}
-
 /// A batch, or what is left of it after cuts: one request.
 struct Part {
     body: Body,
@@ -106,8 +77,7 @@ struct Part {
 
 /// What remains of a group once it is encoded.
 struct Sent {
-    stream: Arc<Stream>,
-    ticket: Ticket,
+    mark: Mark,
     log_count: usize,
     /// Logs that are not made of exactly one entry: index in the group and entries.
     joined: Vec<(usize, u64)>,
@@ -136,20 +106,74 @@ enum End {
     GivenUp(Reason),
 }
 
+/// How one attempt ended, and with which credentials; those are `None` if there are none.
+struct Attempt {
+    outcome: Option<Outcome>,
+    credentials: Option<Arc<Credentials>>,
+}
+
+/// What ends the time between two attempts, besides the news that CLS is well again.
+struct Wait<'a> {
+    delay: Duration,
+    /// Whether other credentials end it, and other than which: than none if there were none.
+    other_than: Option<Option<&'a Credentials>>,
+}
+
+/// The attempts of one part so far.
+struct Retry {
+    backoff: Backoff,
+    /// Attempts that were made with credentials.
+    attempt_count: u32,
+    /// Refusals of credentials in a row.
+    refusal_count: u32,
+    /// Whether the last wait ended early because CLS was well again. The next one does not: a batch
+    /// of its own trouble would else follow the pace of the others.
+    was_woken: bool,
+}
+
+impl Retry {
+    fn new(seed: u64) -> Self {
+        Self {
+            backoff: Backoff::new(BACKOFF_BASE, BACKOFF_CAP, seed),
+            attempt_count: 0,
+            refusal_count: 0,
+            was_woken: false,
+        }
+    }
+
+    /// Counts a failure. Returns how long to wait before the next attempt at most.
+    fn failed(&mut self, asked: Disposition) -> Duration {
+        self.attempt_count = self.attempt_count.saturating_add(1);
+        self.refusal_count = match asked {
+            Disposition::RetryWithNewCredentials => self.refusal_count.saturating_add(1),
+            _ => 0,
+        };
+        let delay = self.backoff.next_delay();
+        match asked {
+            Disposition::Retry { after } => delay.max(after.unwrap_or_default().min(BACKOFF_CAP)),
+            // The next attempt takes a new snapshot of the credentials; a first refusal may only
+            // mean that they have just been rotated.
+            Disposition::RetryWithNewCredentials if self.refusal_count == 1 => Duration::ZERO,
+            _ => delay,
+        }
+    }
+}
+
 impl Uploader {
     /// Runs a lane until it is closed and empty.
     pub async fn run_lane(self: Arc<Self>, lane: Arc<Lane>) {
-        let concurrency = Arc::new(Mutex::new(Concurrency::new(self.concurrency_max)));
+        // Also a panic ends it, and an abort: no stream may wait for a lane that is gone.
+        let _running = Running(&lane);
+        let pace = Arc::new(Pace::new(self.concurrency_max));
         loop {
-            let in_flight_max = locked(&concurrency).limit;
-            match lane.next(Instant::now(), in_flight_max) {
+            match lane.next(Instant::now(), pace.limit()) {
                 Next::Batch(groups) => {
                     let (uploader, lane) = (Arc::clone(&self), Arc::clone(&lane));
-                    let concurrency = Arc::clone(&concurrency);
+                    let pace = Arc::clone(&pace);
                     self.tasks.spawn(async move {
                         // Released also by a panic or an abort: the lane must not leak the slot.
                         let _in_flight = InFlight(&lane);
-                        uploader.deliver(&lane, groups, &concurrency).await;
+                        uploader.deliver(&lane, groups, &pace).await;
                     });
                 }
                 Next::WaitUntil(due) => {
@@ -165,11 +189,11 @@ impl Uploader {
         }
     }
 
-    async fn deliver(&self, lane: &Lane, groups: Vec<Group>, concurrency: &Mutex<Concurrency>) {
+    async fn deliver(&self, lane: &Lane, groups: Vec<Group>, pace: &Pace) {
         let (whole, mut sent) = self.encode(groups);
         let mut parts = vec![whole];
         while let Some(part) = parts.pop() {
-            let reason = match self.deliver_part(lane, &part, concurrency).await {
+            let reason = match self.deliver_part(lane, &part, pace).await {
                 End::Delivered => continue,
                 End::Refused(reason) => {
                     if let Some([first, second]) = self.cut(&part) {
@@ -186,54 +210,78 @@ impl Uploader {
             }
         }
         for sent in sent {
-            sent.stream.complete(sent.ticket, sent.dead_entries);
+            sent.mark.complete(sent.dead_entries);
         }
     }
 
     /// Sends a part until CLS takes it or refuses it for good.
-    async fn deliver_part(
-        &self,
-        lane: &Lane,
-        part: &Part,
-        concurrency: &Mutex<Concurrency>,
-    ) -> End {
-        let topic_id = lane.key().target.topic_id.as_str();
-        let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP, self.clock.seed());
+    async fn deliver_part(&self, lane: &Lane, part: &Part, pace: &Pace) -> End {
+        let mut retry = Retry::new(self.clock.seed());
         loop {
-            let Some(outcome) = self.attempt(lane, part).await else {
-                tokio::time::sleep(backoff.next_delay()).await;
+            let Attempt {
+                outcome,
+                credentials,
+            } = self.attempt(lane, part, pace).await;
+            let Some(outcome) = outcome else {
+                let wait = Wait {
+                    delay: retry.backoff.next_delay(),
+                    other_than: Some(None),
+                };
+                self.wait(lane, pace, wait, &mut retry).await;
                 continue;
             };
             let asked = disposition(&outcome);
+            let topic_id = lane.key().target.topic_id.as_str();
             self.metrics.count_request(topic_id, asked);
-            let mut delay = backoff.next_delay();
-            match asked {
-                Disposition::Delivered => break,
-                Disposition::Retry { after } => {
-                    locked(concurrency).on_overload();
-                    delay = delay.max(after.unwrap_or_default().min(BACKOFF_CAP));
-                }
-                Disposition::Split | Disposition::Bisect => {
-                    return End::Refused(reason(lane, outcome, asked));
-                }
-                // The next attempt takes a new snapshot of the credentials; a first refusal may
-                // only mean that they have just been rotated.
-                Disposition::RetryWithNewCredentials if backoff.attempt_count() == 1 => {
-                    delay = Duration::ZERO;
-                }
-                Disposition::RetryWithNewCredentials | Disposition::Hold => {}
+            if matches!(asked, Disposition::Split | Disposition::Bisect) {
+                return End::Refused(reason(lane, outcome, asked));
             }
-            report(lane, &outcome, asked, backoff.attempt_count(), delay);
-            if backoff.attempt_count() == lane.key().attempts_max {
+            if asked == Disposition::Delivered {
+                self.count_delivery(lane, part, retry.attempt_count);
+                return End::Delivered;
+            }
+            let delay = retry.failed(asked);
+            let attempts = retry.attempt_count;
+            report(lane, &outcome, asked, attempts, delay, self.clock.unix_s());
+            let attempts_max = lane.key().attempts_max;
+            if attempts_max > 0 && attempts >= attempts_max {
                 return End::GivenUp(reason(lane, outcome, asked));
             }
-            tokio::time::sleep(delay).await;
+            let refused = credentials.filter(|_| !matches!(asked, Disposition::Retry { .. }));
+            let wait = Wait {
+                delay,
+                other_than: refused.as_deref().map(Some),
+            };
+            self.wait(lane, pace, wait, &mut retry).await;
         }
-        locked(concurrency).on_success();
-        if backoff.attempt_count() > 1 {
+    }
+
+    /// Waits before the next attempt.
+    async fn wait(&self, lane: &Lane, pace: &Pace, wait: Wait<'_>, retry: &mut Retry) {
+        let other_credentials = async {
+            match wait.other_than {
+                Some(refused) => {
+                    let wanted = &lane.key().credentials;
+                    self.credentials.replaced(wanted, refused).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let may_be_woken = !std::mem::take(&mut retry.was_woken);
+        tokio::select! {
+            () = tokio::time::sleep(wait.delay) => {}
+            // CLS may need a moment to know new ones: it is not kept waiting for long.
+            () = other_credentials => retry.backoff.reset(),
+            () = pace.recovered(), if may_be_woken => retry.was_woken = true,
+        }
+    }
+
+    fn count_delivery(&self, lane: &Lane, part: &Part, failures: u32) {
+        let topic_id = lane.key().target.topic_id.as_str();
+        if failures > 0 {
             info!(
                 topic_id,
-                attempts = backoff.attempt_count(),
+                attempts = failures + 1,
                 "upload succeeded after failures"
             );
         }
@@ -246,7 +294,6 @@ impl Uploader {
         );
         self.metrics
             .count_delivery(topic_id, part.log_count, part.bytes);
-        End::Delivered
     }
 
     /// Cuts a part in two; `None` for a single log.
@@ -318,29 +365,40 @@ impl Uploader {
         true
     }
 
-    /// Sends a part once; `None` if there are no credentials to sign with.
-    async fn attempt(&self, lane: &Lane, part: &Part) -> Option<Outcome> {
+    /// Sends a part once, if there are credentials to sign with, when the lane has room for it.
+    async fn attempt(&self, lane: &Lane, part: &Part, pace: &Pace) -> Attempt {
         let key = lane.key();
+        let place = pace.place().await;
         let credentials = match self.credentials.snapshot(&key.credentials).await {
             Ok(credentials) => credentials,
             Err(error) => {
                 error!(topic_id = %key.target.topic_id, error = %crate::Chain(&error),
                     "no credentials, the lane holds");
-                return None;
+                return Attempt {
+                    outcome: None,
+                    credentials: None,
+                };
             }
         };
-        let now_s = self.clock.unix_s();
-        let mut outcome = self
-            .client
-            .upload(&key.target, &credentials, &part.body, key.timeout, now_s)
-            .await;
+        let upload = Upload {
+            target: &key.target,
+            credentials: &credentials,
+            body: &part.body,
+            timeout: key.timeout,
+            now_s: self.clock.unix_s(),
+        };
+        let mut outcome = self.cloud.upload(upload).await;
+        place.end(ended(&outcome, &part.body));
         if disposition(&outcome) == Disposition::RetryWithNewCredentials {
             self.credentials.forget(&key.credentials, &credentials);
         }
         if let Outcome::Answer(answer) = &mut outcome {
             answer.message = credentials.redact(&answer.message);
         }
-        Some(outcome)
+        Attempt {
+            outcome: Some(outcome),
+            credentials: Some(credentials),
+        }
     }
 
     fn encode(&self, groups: Vec<Group>) -> (Part, Vec<Sent>) {
@@ -348,8 +406,8 @@ impl Uploader {
         for group in &groups {
             let head = GroupHead {
                 context_flow: &group.context_flow,
-                source: &group.stream.source,
-                log_tags: &group.stream.log_tags,
+                source: &group.mark.stream().source,
+                log_tags: &group.mark.stream().log_tags,
                 ..GroupHead::default()
             };
             append_group(
@@ -380,8 +438,7 @@ impl Uploader {
             self.buffers.give(piece.logs);
         }
         Sent {
-            stream: group.stream,
-            ticket: group.ticket,
+            mark: group.mark,
             log_count,
             joined,
             dead_entries: 0,
@@ -408,8 +465,19 @@ impl Uploader {
     }
 }
 
-fn locked(concurrency: &Mutex<Concurrency>) -> MutexGuard<'_, Concurrency> {
-    concurrency.lock().unwrap_or_else(PoisonError::into_inner)
+/// Returns what the end of a request says about the load that CLS takes.
+fn ended(outcome: &Outcome, body: &Body) -> Ended {
+    match (disposition(outcome), outcome) {
+        (Disposition::Delivered, _) => Ended::Delivered {
+            bytes: body.bytes.len(),
+        },
+        (Disposition::Retry { .. }, Outcome::Answer(answer)) if answer.status == 429 => {
+            Ended::Overloaded
+        }
+        (Disposition::Retry { .. }, _) => Ended::Unavailable,
+        (Disposition::RetryWithNewCredentials | Disposition::Hold, _) => Ended::Refused,
+        (Disposition::Split | Disposition::Bisect, _) => Ended::Otherwise,
+    }
 }
 
 fn reason(lane: &Lane, outcome: Outcome, asked: Disposition) -> Reason {
@@ -452,14 +520,31 @@ impl Drop for InFlight<'_> {
     }
 }
 
+struct Running<'a>(&'a Lane);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if !self.0.has_ended() {
+            self.0.die();
+        }
+    }
+}
+
 /// Says what went wrong: the first failures, then ever more rarely, so that an outage of hours
 /// fills no disk.
-fn report(lane: &Lane, outcome: &Outcome, asked: Disposition, attempts: u32, delay: Duration) {
+fn report(
+    lane: &Lane,
+    outcome: &Outcome,
+    asked: Disposition,
+    attempts: u32,
+    delay: Duration,
+    now_s: u64,
+) {
     if !attempts.is_power_of_two() {
         return;
     }
     let target = &lane.key().target;
-    let cause = describe(outcome);
+    let cause = describe(outcome, now_s);
     let retry_ms = delay.as_millis();
     match asked {
         Disposition::Delivered | Disposition::Split | Disposition::Bisect => {}
@@ -473,31 +558,39 @@ fn report(lane: &Lane, outcome: &Outcome, asked: Disposition, attempts: u32, del
     }
 }
 
-fn describe(outcome: &Outcome) -> String {
+fn describe(outcome: &Outcome, now_s: u64) -> String {
     match outcome {
         Outcome::Timeout => "no answer in time".to_owned(),
         Outcome::Transport(cause) => cause.clone(),
         Outcome::Answer(answer) => format!(
-            "status {} {} {} (request id {})",
-            answer.status, answer.code, answer.message, answer.request_id
+            "status {} {} {} (request id {}){}",
+            answer.status,
+            answer.code,
+            answer.message,
+            answer.request_id,
+            skew(answer, now_s)
         ),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn concurrency_halves_on_overload_and_recovers_by_one_a_round() {
-        let mut concurrency = Concurrency::new(8);
-        concurrency.on_overload();
-        assert_eq!(concurrency.limit, 4);
-        (0..4).for_each(|_| concurrency.on_success());
-        assert_eq!(concurrency.limit, 5);
-        (0..10).for_each(|_| concurrency.on_overload());
-        assert_eq!(concurrency.limit, 1);
-        (0..1000).for_each(|_| concurrency.on_success());
-        assert_eq!(concurrency.limit, 8);
-    }
+/// Names the difference between the clocks where it is what CLS refuses: a signature has a time.
+fn skew(answer: &Answer, now_s: u64) -> String {
+    let Some(date_s) = answer
+        .date_s
+        .filter(|_| answer.code == "AuthFailure.SignatureExpire")
+    else {
+        return String::new();
+    };
+    let way = if now_s >= date_s {
+        "ahead of"
+    } else {
+        "behind"
+    };
+    format!(
+        "; this machine's clock is {} s {way} that of CLS",
+        now_s.abs_diff(date_s)
+    )
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,12 @@
 //! One upload request: build, sign, send, read the answer.
 
+use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use futures_util::future::BoxFuture;
+use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use serde::Deserialize;
 
 use super::compress::Compression;
@@ -66,6 +68,33 @@ pub struct Body {
     pub compression: Compression,
 }
 
+/// One upload request.
+#[derive(Debug, Clone, Copy)]
+pub struct Upload<'a> {
+    /// Where it goes.
+    pub target: &'a Target,
+    /// Who signs it.
+    pub credentials: &'a Credentials,
+    /// What it is.
+    pub body: &'a Body,
+    /// Bound of the whole request.
+    pub timeout: Duration,
+    /// The wall clock in UNIX seconds, for the signature.
+    pub now_s: u64,
+}
+
+/// What takes uploads: CLS, or what a test has in its place.
+pub trait Cloud: fmt::Debug + Send + Sync {
+    /// Sends one batch once.
+    fn upload<'a>(&'a self, upload: Upload<'a>) -> BoxFuture<'a, Outcome>;
+}
+
+impl Cloud for Client {
+    fn upload<'a>(&'a self, upload: Upload<'a>) -> BoxFuture<'a, Outcome> {
+        Box::pin(self.send(upload))
+    }
+}
+
 impl Client {
     /// Builds a client that trusts Mozilla's roots, which are compiled in: the image has no files.
     ///
@@ -103,15 +132,15 @@ impl Client {
         &self.http
     }
 
-    /// Sends one batch once. `now_s` is the wall clock in UNIX seconds, for the signature.
-    pub async fn upload(
-        &self,
-        target: &Target,
-        credentials: &Credentials,
-        body: &Body,
-        timeout: Duration,
-        now_s: u64,
-    ) -> Outcome {
+    /// Sends one batch once.
+    pub async fn send(&self, upload: Upload<'_>) -> Outcome {
+        let Upload {
+            target,
+            credentials,
+            body,
+            timeout,
+            now_s,
+        } = upload;
         let parts = SignedParts {
             method: "POST",
             path: UPLOAD_PATH,
@@ -188,6 +217,7 @@ async fn read_answer(mut response: reqwest::Response) -> Answer {
             .parse()
             .ok()
             .map(Duration::from_secs),
+        date_s: unix_s(header(DATE.as_str())),
         ..Answer::default()
     };
     let mut body = Vec::new();
@@ -203,6 +233,13 @@ async fn read_answer(mut response: reqwest::Response) -> Answer {
         answer.message = error.errormessage.chars().take(MESSAGE_BYTES_MAX).collect();
     }
     answer
+}
+
+/// Reads a time as HTTP writes it.
+fn unix_s(date: &str) -> Option<u64> {
+    let date = httpdate::parse_http_date(date).ok()?;
+    let since = date.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some(since.as_secs())
 }
 
 /// Returns an error's innermost causes in one line, without the URL.

@@ -32,6 +32,8 @@ pub struct Answer {
     pub request_id: String,
     /// Header `Retry-After` in seconds. CLS does not document one, a proxy may send it.
     pub retry_after: Option<Duration>,
+    /// Header `Date`: the server's clock, UNIX seconds.
+    pub date_s: Option<u64>,
 }
 
 /// What to do next.
