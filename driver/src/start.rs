@@ -4,7 +4,7 @@
 use crate::containers::{META_VERSION, Meta, StartError, TableSettings};
 use prost::Message as _;
 use proto::limits::OPEN_BYTES_MAX;
-use proto::log_opts::{LogOpts, Mode};
+use proto::log_opts::{Credentials, LogOpts, Mode};
 use proto::relay;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -79,8 +79,22 @@ impl Start {
         let StartRequest { file, info } = request;
         let parsed: Info = serde_json::from_str(info.get())?;
         let config = parsed.config.clone().unwrap_or_default();
-        let options = LogOpts::parse(&config)?.into();
-        Self::build(file, info, parsed, options, new_journal_id(), host_name)
+        let options = LogOpts::parse(&config)?;
+        if matches!(options.credentials, Credentials::Inline { .. }) {
+            tracing::warn!(
+                container = parsed.container_id,
+                "docker inspect shows the log options secret_id and secret_key: use credentials, and \
+                 keep keys in the shipper"
+            );
+        }
+        Self::build(
+            file,
+            info,
+            parsed,
+            options.into(),
+            new_journal_id(),
+            host_name,
+        )
     }
 
     /// Restores a start that was accepted before. Options that a newer version would refuse don't

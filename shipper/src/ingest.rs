@@ -27,7 +27,7 @@ use crate::lanes::Lanes;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::record::{Formatter, Origin};
-use crate::route::Router;
+use crate::route::{Router, Warned};
 use crate::session::Session;
 use crate::tenant::{Host, Peer, Tenants};
 use crate::window::Budget;
@@ -53,6 +53,8 @@ pub struct Ingest {
     pub tenants: Tenants,
     /// Where containers' options lead.
     pub router: Router,
+    /// Containers with keys of their own that were warned of.
+    pub warned: Warned,
     /// The lanes.
     pub lanes: Arc<Lanes>,
     /// Memory that windows may grant.

@@ -66,7 +66,7 @@ use crate::dead_letter::DeadLetters;
 use crate::ingest::{Ingest, Phase, RelayService};
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
-use crate::route::Router;
+use crate::route::{Router, Warned};
 use crate::tasks::Tasks;
 use crate::tenant::Tenants;
 use crate::tls::{ServerTls, TlsError};
@@ -205,6 +205,7 @@ fn assemble(
     Ok(Ingest {
         tenants: Tenants::new(&config.tenants),
         router: Router::new(config.defaults.clone(), credentials),
+        warned: Warned::default(),
         lanes: Arc::new(Lanes::new(config.upload, uploader)),
         budget: Arc::new(Budget::new(config.upload.buffer_bytes_max)),
         buffers,

@@ -1,8 +1,9 @@
 //! Where a container's options lead: from its log options and the configuration's defaults to a
 //! lane.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proto::log_opts::{Credentials as Wanted, LogOpts, fault};
@@ -15,6 +16,33 @@ use crate::lane::LaneKey;
 
 /// Bound of one request, where a container sets none.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Containers with keys of their own that are remembered. Of more, the oldest are warned of again.
+const WARNED_MAX: usize = 10_000;
+
+/// Which containers with keys of their own have been warned of.
+#[derive(Debug, Default)]
+pub struct Warned {
+    /// Hashes of host and container, so that no host can make them large.
+    known: Mutex<VecDeque<u64>>,
+    hasher: RandomState,
+}
+
+impl Warned {
+    /// Returns whether a container was not seen here before.
+    pub fn is_new(&self, host: &str, container_id: &str) -> bool {
+        let hash = self.hasher.hash_one((host, container_id));
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(&hash) {
+            return false;
+        }
+        if known.len() == WARNED_MAX {
+            known.pop_front();
+        }
+        known.push_back(hash);
+        true
+    }
+}
 
 /// Resolves options.
 #[derive(Debug)]
@@ -144,6 +172,20 @@ mod tests {
         let options = options.map(|&(name, value)| (name.into(), value.into()));
         let faults = router.route(&options.collect()).err().unwrap_or_default();
         assert_eq!(faults, expected);
+    }
+
+    #[test]
+    fn a_container_is_new_once_until_too_many_came() {
+        let warned = Warned::default();
+        assert!(warned.is_new("h", "c") && warned.is_new("h", "d") && warned.is_new("i", "c"));
+        assert!(!warned.is_new("h", "c"));
+        for number in 0..WARNED_MAX - 3 {
+            assert!(warned.is_new("j", &number.to_string()));
+        }
+        assert!(!warned.is_new("h", "c"));
+        assert!(warned.is_new("k", "c"));
+        assert!(warned.is_new("h", "c"), "it was the oldest");
+        assert_eq!(warned.known.lock().unwrap().len(), WARNED_MAX);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
 use crate::ack::Progress;
+use crate::credentials::CredentialRef;
 use crate::ingest::{Ingest, Phase, cut};
 use crate::lane::{Lane, Piece, SlotId, Stream, new_context_id};
 use crate::outbox::Outbox;
@@ -322,6 +323,16 @@ impl Session {
         }
         let permit = self.host.open_stream().map_err(|fault| vec![fault])?;
         let container = open.container.unwrap_or_default();
+        if matches!(key.credentials, CredentialRef::Own(_))
+            && self.ingest.warned.is_new(&open.host, &container.id)
+        {
+            warn!(
+                host = open.host,
+                container = container.name,
+                "secret_id and secret_key are log options of a container, and docker inspect shows \
+                 them: use the log option credentials, and keep keys in the shipper"
+            );
+        }
         let origin = Origin {
             container: &container,
             host: &open.host,
