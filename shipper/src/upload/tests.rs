@@ -36,13 +36,21 @@ const LOGS_MAX: usize = 6;
 
 const POISON: &str = "poison";
 
+/// Topics: that of all streams, but for one that a test watches.
+const BUSY: &str = "busy";
+const QUIET: &str = "quiet";
+
 #[derive(Debug, Default)]
 struct FakeCloud {
     steps: Mutex<VecDeque<(Step, u64)>>,
     /// (stream, unit) of all records that were stored.
     stored: Mutex<BTreeSet<(usize, usize)>>,
-    key_ids: Mutex<Vec<(Instant, String)>>,
+    /// When the records of the quiet topic were stored.
+    quiet_stored_at: Mutex<Vec<Instant>>,
+    key_ids: Mutex<Vec<String>>,
     good_key: Mutex<Option<String>>,
+    /// A topic whose requests get no answer.
+    silent_topic: Mutex<Option<&'static str>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -65,7 +73,12 @@ fn unit_of(log: &Log) -> (usize, usize) {
 impl FakeCloud {
     async fn answer(&self, upload: Upload<'_>) -> Outcome {
         let key_id = upload.credentials.id.expose().to_owned();
-        lock(&self.key_ids).push((Instant::now(), key_id.clone()));
+        lock(&self.key_ids).push(key_id.clone());
+        let topic_id = upload.target.topic_id.as_str();
+        if lock(&self.silent_topic).is_some_and(|silent| silent == topic_id) {
+            tokio::time::sleep(upload.timeout).await;
+            return Outcome::Timeout;
+        }
         let (step, after_ms) = lock(&self.steps).pop_front().unwrap_or((Step::Store, 5));
         tokio::time::sleep(Duration::from_millis(after_ms)).await;
         match step {
@@ -89,6 +102,10 @@ impl FakeCloud {
         if logs.iter().any(|log| log.contents[0].key == POISON) {
             return status(400, "InvalidContent");
         }
+        if topic_id == QUIET {
+            let count = logs.len();
+            lock(&self.quiet_stored_at).extend(std::iter::repeat_n(Instant::now(), count));
+        }
         lock(&self.stored).extend(logs.into_iter().map(unit_of));
         match step {
             Step::StoreWithoutAnswer => Outcome::Timeout,
@@ -111,6 +128,12 @@ struct Unit {
     is_poison: bool,
 }
 
+const PLAIN: Unit = Unit {
+    entries: 1,
+    is_filtered: false,
+    is_poison: false,
+};
+
 /// A container as its driver knows it.
 struct Source {
     index: usize,
@@ -121,6 +144,7 @@ struct Source {
     sent: usize,
     acked: Progress,
     outbox: Arc<Outbox>,
+    key: LaneKey,
     open: Option<(Arc<Lane>, SlotId)>,
 }
 
@@ -133,7 +157,6 @@ struct World {
     /// What was seen in the dead-letter store.
     buried: Mutex<BTreeSet<(usize, usize)>>,
     sources: Vec<Source>,
-    key: LaneKey,
     _dir: tempfile::TempDir,
 }
 
@@ -168,7 +191,7 @@ impl World {
         let key = LaneKey {
             target: Target {
                 endpoint: "h".parse().unwrap(),
-                topic_id: "t".into(),
+                topic_id: BUSY.into(),
             },
             credentials: CredentialRef::Named("default".into()),
             timeout: Duration::from_secs(10),
@@ -181,6 +204,7 @@ impl World {
             sent: 0,
             acked: Progress::default(),
             outbox: Arc::default(),
+            key: key.clone(),
             open: None,
         };
         Self {
@@ -191,7 +215,6 @@ impl World {
             metrics,
             letters,
             buried: Mutex::default(),
-            key,
             _dir: dir,
         }
     }
@@ -218,7 +241,7 @@ impl World {
                 Vec::new(),
                 Arc::clone(&source.outbox),
             );
-            source.open = Some(self.lanes.join(&self.key, Arc::new(stream)));
+            source.open = Some(self.lanes.join(&source.key, Arc::new(stream)));
         }
         let (lane, slot) = source.open.clone().unwrap();
         while let Some(unit) = source.units.get(source.sent) {
@@ -248,17 +271,10 @@ impl World {
         for index in 0..self.sources.len() {
             let source = &mut self.sources[index];
             let abandoned = source.outbox.take_abandoned();
-            if let Some(response) = source.outbox.take() {
-                for ack in &response.acks {
-                    // What a session that is gone has not taken out, its driver never hears of.
-                    prop_assert!(ack.offset >= source.acked.offset, "an offset went back");
-                    source.acked.extend(Progress {
-                        offset: ack.offset,
-                        delivered_entries: ack.delivered_entries,
-                        filtered_entries: ack.filtered_entries,
-                        dead_lettered_entries: ack.dead_lettered_entries,
-                    });
-                }
+            let offset = source.acked.offset;
+            let has_acks = source.take_acks();
+            prop_assert!(source.acked.offset >= offset, "an offset went back");
+            if has_acks {
                 self.check(index)?;
             }
             if !abandoned.is_empty() {
@@ -334,6 +350,24 @@ impl World {
 }
 
 impl Source {
+    /// Applies what has been acknowledged; returns whether there was any.
+    fn take_acks(&mut self) -> bool {
+        let Some(response) = self.outbox.take() else {
+            return false;
+        };
+        for ack in &response.acks {
+            let counts = Progress {
+                offset: 0,
+                delivered_entries: ack.delivered_entries,
+                filtered_entries: ack.filtered_entries,
+                dead_lettered_entries: ack.dead_lettered_entries,
+            };
+            self.acked.extend(counts);
+            self.acked.offset = ack.offset;
+        }
+        true
+    }
+
     /// Encodes the next records, up to a filtered one.
     fn piece(&mut self) -> Piece {
         let (mut logs, mut joined, mut progress) = (Vec::new(), Vec::new(), Progress::default());
@@ -477,15 +511,10 @@ async fn a_stream_whose_task_fails_starts_over_and_others_do_not() {
     let cloud = FakeCloud::default();
     lock(&cloud.steps).push_back((Step::Panic, 100));
     let mut world = World::new(cloud, 2, fixed());
-    let plain = Unit {
-        entries: 1,
-        is_filtered: false,
-        is_poison: false,
-    };
-    world.write(0, plain);
+    world.write(0, PLAIN);
     world.send(0);
     tokio::time::sleep(Duration::from_millis(10)).await;
-    world.write(1, plain);
+    world.write(1, PLAIN);
     world.send(1);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(world.sources[0].outbox.take_abandoned(), [0]);
@@ -505,12 +534,7 @@ async fn a_held_lane_goes_on_at_once_when_its_key_file_is_replaced() {
     let cloud = FakeCloud::default();
     *lock(&cloud.good_key) = Some("new".into());
     let mut world = World::new(cloud, 1, CredentialSource::File(path.clone()));
-    let plain = Unit {
-        entries: 1,
-        is_filtered: false,
-        is_poison: false,
-    };
-    (0..40).for_each(|_| world.write(0, plain));
+    (0..40).for_each(|_| world.write(0, PLAIN));
     world.send(0);
     // Long enough for the longest backoff.
     tokio::time::sleep(Duration::from_secs(1_800)).await;
@@ -526,7 +550,7 @@ async fn a_held_lane_goes_on_at_once_when_its_key_file_is_replaced() {
     // And without hurry as long as nothing changes: a batch asks about every 15 s.
     let attempts = lock(&world.cloud.key_ids)
         .iter()
-        .filter(|(_, id)| id == "old")
+        .filter(|id| *id == "old")
         .count();
     assert!(attempts < 3 * 200, "{attempts} attempts with the old key");
 }
@@ -538,12 +562,7 @@ async fn after_an_outage_no_batch_waits_for_the_end_of_its_backoff() {
         let cloud = FakeCloud::default();
         lock(&cloud.steps).extend(std::iter::repeat_n((Step::Status(code), 5), 100_000));
         let mut world = World::new(cloud, 1, fixed());
-        let plain = Unit {
-            entries: 1,
-            is_filtered: false,
-            is_poison: false,
-        };
-        (0..100).for_each(|_| world.write(0, plain));
+        (0..100).for_each(|_| world.write(0, PLAIN));
         world.send(0);
         tokio::time::sleep(Duration::from_secs(3_600)).await;
         lock(&world.cloud.steps).clear();
@@ -558,6 +577,53 @@ async fn after_an_outage_no_batch_waits_for_the_end_of_its_backoff() {
             recovered.elapsed()
         );
     }
+}
+
+/// A topic says nothing for an hour while 200 streams write to it; a window bounds what each of them has
+/// on its way. The records of another topic take as long as before.
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_fails_for_an_hour_slows_no_other() {
+    const STREAMS: usize = 200;
+    const WINDOW_UNITS: u64 = 20;
+    const WELL_S: usize = 60;
+    let mut world = World::new(FakeCloud::default(), STREAMS + 1, fixed());
+    world.sources[STREAMS].key.target.topic_id = QUIET.into();
+    let mut written_at = Vec::new();
+    for second in 0..WELL_S + 3_600 {
+        if second == WELL_S {
+            *lock(&world.cloud.silent_topic) = Some(BUSY);
+        }
+        for index in 0..STREAMS {
+            let source = &mut world.sources[index];
+            source.take_acks();
+            let written = source.ends.last().copied().unwrap_or_default();
+            if written < source.acked.offset + WINDOW_UNITS {
+                world.write(index, PLAIN);
+                world.send(index);
+            }
+        }
+        written_at.push(Instant::now());
+        world.write(STREAMS, PLAIN);
+        world.send(STREAMS);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let acked = |world: &World| world.sources[0].acked.offset;
+    assert!(acked(&world) >= WELL_S as u64 - 5 && acked(&world) <= WELL_S as u64);
+    let stored_at = lock(&world.cloud.quiet_stored_at).clone();
+    assert_eq!(stored_at.len(), written_at.len());
+    let took = stored_at
+        .iter()
+        .zip(&written_at)
+        .map(|(at, from)| *at - *from);
+    let took: Vec<Duration> = took.collect();
+    let (well, failing) = took.split_at(WELL_S);
+    assert_eq!(
+        well.iter().max(),
+        failing.iter().max(),
+        "the slowest record"
+    );
+    lock(&world.cloud.silent_topic).take();
+    world.settle().await.unwrap();
 }
 
 #[test]
