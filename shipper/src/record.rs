@@ -42,6 +42,8 @@ mod metadata;
 mod tag;
 mod template;
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use proto::frame::{EntryView, Source};
 use proto::limits::{CLS_BODY_BYTES_MAX, CLS_VALUE_BYTES_MAX, CLS_VALUES_BYTES_MAX};
 use proto::limits::{CLS_LOGS_MAX, RECORD_LINE_BYTES_MAX};
@@ -715,14 +717,21 @@ impl Writer {
             .reason
             .split_at(hole.reason.floor_char_boundary(REASON_BYTES_MAX));
         let content = format!("{entries} log entries ({hole_bytes} bytes) were dropped: {reason}");
-        let slot = open_log(bytes, content.len() + 256, time_nano);
+        let slot = open_log(bytes, content.len() + 384, time_nano);
         counts.logs += 1;
+        let (from, to) = (rfc3339(hole.first_time_nano), rfc3339(hole.last_time_nano));
         for (key, value) in [
             ("content", content.as_str()),
             ("__dropped_entries__", &hole.entries.to_string()),
             ("__dropped_bytes__", &hole_bytes.to_string()),
             ("__dropped_reason__", reason),
+            ("__dropped_from__", &from),
+            ("__dropped_to__", &to),
         ] {
+            // What is not known is not there.
+            if value.is_empty() {
+                continue;
+            }
             put_pair(bytes, encode::CONTENTS, key.as_bytes(), value.as_bytes());
             counts.value_bytes += value.len();
         }
@@ -731,6 +740,15 @@ impl Writer {
         counts.value_bytes += shared_value_bytes;
         slot.close(bytes);
     }
+}
+
+/// Returns a time of Docker as Docker writes it; no text for 0, which stands for an unknown one.
+fn rfc3339(time_nano: i64) -> String {
+    let nano = u64::try_from(time_nano).ok().filter(|nano| *nano > 0);
+    let time = nano.map(|nano| UNIX_EPOCH + Duration::from_nanos(nano));
+    time.map_or_else(String::new, |time| {
+        humantime::format_rfc3339_nanos(time).to_string()
+    })
 }
 
 /// Bytes of a reason as a record shows it.

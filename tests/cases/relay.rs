@@ -304,7 +304,8 @@ async fn a_hole_becomes_a_record_at_its_place() {
         end_offset: hole_end,
         entries: 12,
         reason: "journal_full".into(),
-        ..Hole::default()
+        first_time_nano: 1_700_000_000_000_000_001,
+        last_time_nano: 1_700_000_002_500_000_000,
     };
     let (after, end) = chunk(1, hole_end, &["after"]);
     call.send(vec![open(1, 0, &[]), before, Kind::Hole(hole), after])
@@ -316,6 +317,29 @@ async fn a_hole_becomes_a_record_at_its_place() {
             "before",
             "12 log entries (1000 bytes) were dropped: journal_full",
             "after"
+        ]
+    );
+    let mut fields = Vec::new();
+    for upload in site.standin.uploads(TOPIC) {
+        upload.visit(|record| {
+            let of_hole = ["from", "to", "entries", "bytes", "reason"];
+            let of_hole = of_hole.map(|name| record.field(&format!("__dropped_{name}__")));
+            fields.extend(
+                of_hole
+                    .map(|value| Some(value?.to_owned()))
+                    .into_iter()
+                    .flatten(),
+            );
+        });
+    }
+    assert_eq!(
+        fields,
+        [
+            "2023-11-14T22:13:20.000000001Z",
+            "2023-11-14T22:13:22.500000000Z",
+            "12",
+            "1000",
+            "journal_full"
         ]
     );
 }

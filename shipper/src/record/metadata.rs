@@ -3,8 +3,9 @@
 //!
 //! The product's own fields are `__hostname__`, `__stream__`, `__instance__.<key>`,
 //! `__container_details__.<key>`, `__record_id__`, `__cut__`, `__dropped_entries__`,
-//! `__dropped_bytes__`, `__dropped_reason__` and, without underscores, `content` and `instance`. CLS advises against keys that begin with `_` but takes them, its own samples
-//! send them; these names are those of the Go driver for CLS that users migrate from, so their
+//! `__dropped_bytes__`, `__dropped_reason__`, `__dropped_from__`, `__dropped_to__` and, without
+//! underscores, `content` and `instance`. CLS advises against keys that begin with `_` but takes
+//! them, its own samples send them; these names are those of the Go driver for CLS that users migrate from, so their
 //! queries and indexes go on working. Fields that a container makes itself never begin with `_`.
 
 use std::collections::BTreeMap;

@@ -1091,6 +1091,8 @@ fn a_hole_is_a_record() {
             "__dropped_entries__=42",
             "__dropped_bytes__=4000",
             "__dropped_reason__=journal_full",
+            "__dropped_from__=1970-01-01T00:00:00.007000000Z",
+            "__dropped_to__=1970-01-01T00:00:00.009000000Z",
             "__hostname__=node-1",
         ]
     );
@@ -1108,6 +1110,10 @@ fn a_hole_is_a_record() {
             .starts_with("an unknown number of log entries (4000 bytes)")
     );
     assert_eq!(log.contents[3].value, "é".repeat(32));
+    assert_eq!(
+        log.contents[4].key, "__hostname__",
+        "unknown times are not shown"
+    );
 }
 
 #[test]
