@@ -11,7 +11,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         // An event is most often a chunk; it should not be as large as the largest kind.
         .boxed(".relay.v1.Event.kind.open")
         // They carry secrets; `redacted` shows them without.
-        .skip_debug([".relay.v1.Open", ".relay.v1.CheckRequest"])
+        .skip_debug([
+            ".relay.v1.Open",
+            ".relay.v1.CheckRequest",
+            ".relay.v1.Container",
+        ])
         .build_transport(false)
         .compile_fds(descriptors)?;
     Ok(())

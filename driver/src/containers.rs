@@ -41,6 +41,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -72,12 +73,23 @@ const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 pub(crate) const META_VERSION: u32 = 1;
 
 /// `meta.json`. What the engine gave stays as it was: another version may read more of it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Meta {
     pub(crate) version: u32,
     pub(crate) journal_id: String,
     pub(crate) file: String,
     pub(crate) info: Box<RawValue>,
+}
+
+/// Shows nothing of `info`: log options hold keys, environment and arguments often do.
+impl fmt::Debug for Meta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Meta")
+            .field("version", &self.version)
+            .field("journal_id", &self.journal_id)
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One stream.

@@ -9,13 +9,14 @@ use proto::relay;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::HashMap;
+use std::fmt;
 use std::time::UNIX_EPOCH;
 
 /// Age of a container up to which a definite no of the shipper fails its start.
 const JUST_CREATED_SECONDS: i64 = 60;
 
 /// What StartLogging says.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 pub(crate) struct StartRequest {
     #[serde(rename = "File", default)]
     file: String,
@@ -24,7 +25,7 @@ pub(crate) struct StartRequest {
 }
 
 /// What the engine says of a container (moby `daemon/logger/loginfo.go`). Any field may be null.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Info {
     config: Option<HashMap<String, String>>,
@@ -64,7 +65,6 @@ impl From<LogOpts> for StreamOptions {
 }
 
 /// A start, checked.
-#[derive(Debug)]
 pub(crate) struct Start {
     pub(crate) file: String,
     pub(crate) info: Box<RawValue>,
@@ -72,6 +72,36 @@ pub(crate) struct Start {
     pub(crate) created: String,
     pub(crate) options: StreamOptions,
     pub(crate) open: relay::Open,
+}
+
+/// Shows which container it is, and nothing of `Info`: log options hold keys, environment and
+/// arguments often do.
+impl fmt::Debug for StartRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StartRequest")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Info {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Info")
+            .field("container_id", &self.container_id)
+            .field("container_name", &self.container_name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Start")
+            .field("file", &self.file)
+            .field("container_id", &self.container_id)
+            .field("options", &self.options)
+            .field("open", &self.open)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Start {
@@ -257,6 +287,27 @@ mod tests {
         ] {
             assert_eq!(unix_seconds(time), expected, "{time:?}");
         }
+    }
+
+    #[test]
+    fn nothing_that_may_be_a_secret_is_shown() {
+        let info = r#"{"ContainerID": "c1", "Config": {"secret_id": "AKIDEXAMPLE",
+            "secret_key": "SKEXAMPLE"}, "ContainerEnv": ["PASSWORD=SKEXAMPLE"],
+            "ContainerArgs": ["SKEXAMPLE"], "ContainerEntrypoint": "SKEXAMPLE"}"#;
+        let text = format!(r#"{{"File": "/f", "Info": {info}}}"#);
+        let request: StartRequest = serde_json::from_str(&text).unwrap();
+        let parsed: Info = serde_json::from_str(info).unwrap();
+        let mut shown = format!("{request:?}\n{parsed:?}");
+        let meta = Meta {
+            version: META_VERSION,
+            journal_id: new_journal_id(),
+            file: request.file.clone(),
+            info: request.info.clone(),
+        };
+        let start = Start::check(request, "host").unwrap();
+        shown.push_str(&format!("\n{meta:?}\n{start:?}"));
+        assert!(!shown.contains("EXAMPLE"), "{shown}");
+        assert!(shown.matches("/f").count() == 3, "{shown}");
     }
 
     fn open_with(log_opts: &[(&str, &str)]) -> relay::Container {

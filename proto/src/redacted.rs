@@ -28,6 +28,19 @@ impl fmt::Debug for CheckRequest {
     }
 }
 
+impl fmt::Debug for Container {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Container")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("image_name", &self.image_name)
+            .field("env_count", &self.env.len())
+            .field("labels_count", &self.labels.len())
+            .field("args_count", &self.args.len())
+            .finish_non_exhaustive()
+    }
+}
+
 fn name(container: &Container) -> &str {
     &container.name
 }
@@ -42,9 +55,17 @@ mod tests {
         let container = Container {
             name: "/web".into(),
             env: vec!["PASSWORD=k3y".into()],
+            entrypoint: "k3y".into(),
             args: vec!["k3y".into()],
+            labels: [("token".to_owned(), "k3y".to_owned())].into(),
             ..Container::default()
         };
+        let shown = format!("{container:?}");
+        assert!(!shown.contains("k3y"), "{shown}");
+        assert!(
+            shown.contains("/web") && shown.contains("env_count: 1"),
+            "{shown}"
+        );
         let open = Open {
             stream: 7,
             container: Some(container.clone()),

@@ -157,13 +157,19 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is not TOML.
-    #[error("configuration file {} is not TOML", path.display())]
+    /// The file is not TOML. The line at fault is not shown: it may hold a key.
+    #[error(
+        "configuration file {} is not TOML: line {line}, column {column}: {rule}", path.display()
+    )]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
+        /// Line of the fault, from 1.
+        line: usize,
+        /// Column of the fault in bytes, from 1.
+        column: usize,
+        /// What the parser expects.
+        rule: String,
     },
     /// The settings break rules.
     #[error("configuration: {}", .0)]
@@ -195,10 +201,7 @@ impl Config {
         })?;
         let table = text
             .parse::<Table>()
-            .map_err(|source| ConfigError::Syntax {
-                path: path.to_owned(),
-                source: Box::new(source),
-            })?;
+            .map_err(|error| syntax_error(path, &text, &error))?;
         Self::from_table(table, environment).map_err(ConfigError::Faults)
     }
 
@@ -263,6 +266,21 @@ impl Config {
             admin_listen,
             shutdown_grace: Duration::from_millis(grace),
         })
+    }
+}
+
+/// Says where a text is not TOML, without a word of it: neither the parser's error nor what it shows
+/// of the source goes on.
+fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let offset = error.span().map_or(0, |span| span.start);
+    let before = text.as_bytes().get(..offset).unwrap_or_default();
+    let lines = before.split(|byte| *byte == b'\n');
+    let last = lines.clone().next_back().unwrap_or_default();
+    ConfigError::Syntax {
+        path: path.to_owned(),
+        line: lines.count(),
+        column: last.len() + 1,
+        rule: error.message().replace('\n', ", "),
     }
 }
 
@@ -594,20 +612,25 @@ fn read_env_credentials(
     environment: &BTreeMap<String, String>,
     faults: &mut Faults,
 ) -> Option<CredentialSource> {
-    let mut variable = |name: Option<Secret>, default: &str| {
-        let name = name.map_or_else(|| default.to_owned(), |name| name.expose().to_owned());
-        let value = environment.get(&name).filter(|value| !value.is_empty());
+    // What stands in the setting may be a key itself, by mistake, so it is not shown.
+    let mut variable = |setting: &str, name: Option<Secret>, default: &str| {
+        let value = environment
+            .get(name.as_ref().map_or(default, Secret::expose))
+            .filter(|value| !value.is_empty());
         if value.is_none() {
-            faults.0.push(format!(
-                "[{at}] source = \"env\": variable {name} is not set"
-            ));
+            faults.0.push(match name {
+                None => format!("[{at}] source = \"env\": variable {default} is not set"),
+                Some(_) => format!(
+                    "{at}.{setting} must name a variable that is set, because source = \"env\""
+                ),
+            });
         }
         value.map(|value| Secret::new(value.clone()))
     };
-    let id = variable(id, "TENCENTCLOUD_SECRET_ID");
-    let key = variable(key, "TENCENTCLOUD_SECRET_KEY");
+    let id = variable("secret_id", id, "TENCENTCLOUD_SECRET_ID");
+    let key = variable("secret_key", key, "TENCENTCLOUD_SECRET_KEY");
     let token = match token {
-        Some(name) => Some(variable(Some(name), "")?),
+        Some(name) => Some(variable("token", Some(name), "")?),
         None => environment
             .get("TENCENTCLOUD_TOKEN")
             .cloned()
@@ -911,8 +934,42 @@ mod tests {
         let error = check(text, &[("MY_ID", "i")]).unwrap_err();
         assert_eq!(
             error,
-            "[credentials.a] source = \"env\": variable MY_KEY is not set"
+            "credentials.a.secret_key must name a variable that is set, because source = \"env\""
         );
+        let error = check("[credentials.a]\nsource = \"env\"", &[]).unwrap_err();
+        assert_eq!(
+            error,
+            "[credentials.a] source = \"env\": variable TENCENTCLOUD_SECRET_ID is not set; \
+             [credentials.a] source = \"env\": variable TENCENTCLOUD_SECRET_KEY is not set"
+        );
+    }
+
+    /// What is wrong near a key is said without the key.
+    #[test]
+    fn no_fault_shows_what_stands_in_the_place_of_a_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shipper.toml");
+        for (line, at) in [
+            ("secret_key = \"SKEXAMPLE", "line 3, column"),
+            ("secret_key = SKEXAMPLE", "line 3, column"),
+            ("secret_key \"SKEXAMPLE\"", "line 3, column"),
+            (
+                "secret_key = \"x\"\nsecret_key = \"SKEXAMPLE\"",
+                "line 4, column",
+            ),
+            ("secret_key = [\"SKEXAMPLE\"]", "is a array"),
+            ("secret_key = \"SKEXAMPLE\"", "must name a variable"),
+        ] {
+            std::fs::write(
+                &path,
+                format!("[credentials.a]\nsource = \"env\"\n{line}\n"),
+            )
+            .unwrap();
+            let error = Config::load(&path, std::iter::empty()).unwrap_err();
+            let shown = format!("{}; {error:?}", crate::Chain(&error));
+            assert!(!shown.contains("SKEXAMPLE"), "{shown}");
+            assert!(shown.contains(at), "{line}: {shown}");
+        }
     }
 
     #[test]

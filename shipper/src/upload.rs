@@ -387,13 +387,10 @@ impl Uploader {
             timeout: key.timeout,
             now_s: self.clock.unix_s(),
         };
-        let mut outcome = self.cloud.upload(upload).await;
+        let outcome = self.cloud.upload(upload).await;
         place.end(ended(&outcome, &part.body));
         if disposition(&outcome) == Disposition::RetryWithNewCredentials {
             self.credentials.forget(&key.credentials, &credentials);
-        }
-        if let Outcome::Answer(answer) = &mut outcome {
-            answer.message = credentials.redact(&answer.message);
         }
         Attempt {
             outcome: Some(outcome),

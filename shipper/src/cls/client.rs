@@ -132,7 +132,8 @@ impl Client {
         &self.http
     }
 
-    /// Sends one batch once.
+    /// Sends one batch once. The outcome holds no part of the credentials, whatever the answer
+    /// quotes.
     pub async fn send(&self, upload: Upload<'_>) -> Outcome {
         let Upload {
             target,
@@ -163,7 +164,7 @@ impl Client {
             .timeout(timeout)
             .body(body.bytes.clone());
         match request.send().await {
-            Ok(response) => Outcome::Answer(read_answer(response).await),
+            Ok(response) => Outcome::Answer(read_answer(response, credentials).await),
             Err(error) if error.is_timeout() => Outcome::Timeout,
             Err(error) => Outcome::Transport(cause(error)),
         }
@@ -196,7 +197,7 @@ fn headers(
 }
 
 /// Reads an answer. Trouble with the body of an error leaves the status, which decides alone then.
-async fn read_answer(mut response: reqwest::Response) -> Answer {
+async fn read_answer(mut response: reqwest::Response, credentials: &Credentials) -> Answer {
     #[derive(Deserialize, Default)]
     #[serde(default)]
     struct ErrorBody {
@@ -212,7 +213,7 @@ async fn read_answer(mut response: reqwest::Response) -> Answer {
     };
     let mut answer = Answer {
         status: response.status().as_u16(),
-        request_id: header("x-cls-requestid").to_owned(),
+        request_id: credentials.redact(header("x-cls-requestid")),
         retry_after: header(RETRY_AFTER.as_str())
             .parse()
             .ok()
@@ -229,8 +230,10 @@ async fn read_answer(mut response: reqwest::Response) -> Answer {
     }
     if answer.status != 200 {
         let error = serde_json::from_slice::<ErrorBody>(&body).unwrap_or_default();
-        answer.code = error.errorcode;
-        answer.message = error.errormessage.chars().take(MESSAGE_BYTES_MAX).collect();
+        // Before the message is cut: a part of a key is no match.
+        let message = credentials.redact(&error.errormessage);
+        answer.message = message.chars().take(MESSAGE_BYTES_MAX).collect();
+        answer.code = credentials.redact(&error.errorcode);
     }
     answer
 }
