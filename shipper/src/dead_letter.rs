@@ -5,13 +5,17 @@
 //! store is bounded. At its bound nothing is written and the lane holds, because the entries can't
 //! be acknowledged: an operator makes room, or fixes what made the letters.
 //!
+//! A stored letter is the only copy of its record: it is on stable storage before `store` returns. A
+//! line that a full disk or a kill cut short is taken back or ended, so that the next one stands
+//! alone; a line that is no letter is kept for a human eye, never removed.
+//!
 //! A running shipper appends while an operator replays: both lock the file, and a replay takes the
 //! whole file away under the lock (by renaming it) before it sends the first record. What it could
-//! not send it puts back.
+//! not send it puts back. Two replays at once would send everything twice, so the second is refused.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -37,9 +41,14 @@ pub struct Reason {
     pub endpoint: String,
     /// Topic of the lane.
     pub topic_id: String,
+    /// Name of the lane's credential source; `None` for a container's own keys, which are not
+    /// stored, and in letters of versions before 0.2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<String>,
 }
 
-/// Why letters were not stored. None of them is on disk, or the last line is cut short.
+/// Why letters were not stored. None of them counts as stored; what of them is on disk nevertheless
+/// does no harm to those that follow.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The store is full.
@@ -125,6 +134,7 @@ impl DeadLetters {
             source,
         };
         let mut file = lock(&self.path).map_err(write_error)?;
+        end_last_line(&mut file).map_err(write_error)?;
         let bytes = file.metadata().map_err(write_error)?.len();
         if bytes.saturating_add(lines.len() as u64) > bytes_max {
             return Err(StoreError::Full {
@@ -134,9 +144,16 @@ impl DeadLetters {
                 bytes_max,
             });
         }
-        file.write_all(lines)
-            .and_then(|()| file.sync_data())
-            .map_err(write_error)
+        let written = file.write_all(lines).and_then(|()| file.sync_data());
+        let written = written.and_then(|()| match bytes {
+            0 => sync_folder(&self.path),
+            _ => Ok(()),
+        });
+        written.map_err(|source| {
+            // What does not go away here is ended before the next letter.
+            file.set_len(bytes).ok();
+            write_error(source)
+        })
     }
 
     /// Returns all letters, oldest first, and how many lines are not letters.
@@ -144,7 +161,8 @@ impl DeadLetters {
     /// # Errors
     /// The file can't be read; that there is none means that there are no letters.
     pub fn letters(&self) -> std::io::Result<(Vec<Letter>, usize)> {
-        read(&self.path)
+        let Content { letters, others } = read(&self.path)?;
+        Ok((letters, others.len()))
     }
 
     /// Takes all letters out. They stay on disk, in a file beside the store, until
@@ -152,19 +170,39 @@ impl DeadLetters {
     /// taken first.
     ///
     /// # Errors
-    /// A file can't be locked, read or renamed.
+    /// A file can't be locked, read or renamed, or another replay is under way.
     pub fn take(&self) -> std::io::Result<Taken<'_>> {
+        let only = self.lock_replay()?;
         let aside = self.path.with_extension("replaying");
         if !aside.try_exists()? && self.path.try_exists()? {
             let _lock = lock(&self.path)?;
             std::fs::rename(&self.path, &aside)?;
+            sync_folder(&self.path)?;
         }
-        let (letters, _) = read(&aside)?;
+        let Content { letters, others } = read(&aside)?;
         Ok(Taken {
             store: self,
             aside,
             letters,
+            others,
+            _only: only,
         })
+    }
+
+    /// Takes the lock that a replay holds from its beginning to its end; a process that dies leaves
+    /// it. The store's own lock would keep the shipper from storing meanwhile.
+    fn lock_replay(&self) -> std::io::Result<File> {
+        let path = self.path.with_extension("lock");
+        let file = open(&path)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+            let error = std::io::Error::from(error);
+            if error.kind() == std::io::ErrorKind::WouldBlock {
+                let rule = format!("another replay is under way, it holds {}", path.display());
+                return std::io::Error::new(std::io::ErrorKind::WouldBlock, rule);
+            }
+            error
+        })?;
+        Ok(file)
     }
 }
 
@@ -175,15 +213,23 @@ pub struct Taken<'a> {
     aside: PathBuf,
     /// The letters, oldest first.
     pub letters: Vec<Letter>,
+    /// Lines that are no letters.
+    others: Vec<Vec<u8>>,
+    _only: File,
 }
 
 impl Taken<'_> {
-    /// Puts back what could not be sent, whatever the bound says, and forgets the rest.
+    /// Puts back what could not be sent and what is no letter, whatever the bound says, and forgets
+    /// the rest.
     ///
     /// # Errors
     /// The store can't be written; then all letters stay where a next replay finds them.
     pub fn finish(self, unsent: &[Letter]) -> Result<(), StoreError> {
         let mut lines = Vec::new();
+        for line in &self.others {
+            lines.extend_from_slice(line);
+            lines.push(b'\n');
+        }
         for letter in unsent {
             append_line(&mut lines, letter);
         }
@@ -250,19 +296,54 @@ fn append_line(lines: &mut Vec<u8>, letter: &Letter) {
     lines.push(b'\n');
 }
 
-fn read(path: &Path) -> std::io::Result<(Vec<Letter>, usize)> {
+/// What a file holds.
+#[derive(Default)]
+struct Content {
+    letters: Vec<Letter>,
+    /// Lines that are no letters.
+    others: Vec<Vec<u8>>,
+}
+
+fn read(path: &Path) -> std::io::Result<Content> {
     let file = match File::open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Content::default());
+        }
         opened => opened?,
     };
-    let (mut letters, mut bad_count) = (Vec::new(), 0);
+    let mut content = Content::default();
     for line in BufReader::new(file).split(b'\n') {
-        match serde_json::from_slice(&line?) {
-            Ok(letter) => letters.push(letter),
-            Err(_) => bad_count += 1,
+        let line = line?;
+        match serde_json::from_slice(&line) {
+            Ok(letter) => content.letters.push(letter),
+            Err(_) => content.others.push(line),
         }
     }
-    Ok((letters, bad_count))
+    Ok(content)
+}
+
+/// Ends a last line that was cut short, so that it spoils itself only.
+fn end_last_line(file: &mut File) -> std::io::Result<()> {
+    let bytes = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if let Some(offset) = bytes.checked_sub(1) {
+        file.read_exact_at(&mut last, offset)?;
+    }
+    if last == [b'\n'] {
+        return Ok(());
+    }
+    file.write_all(b"\n")
+}
+
+/// Brings the names of a file's folder to stable storage: a new file is none without its name.
+fn sync_folder(path: &Path) -> std::io::Result<()> {
+    match path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => File::open(".")?.sync_all(),
+    }
 }
 
 /// Opens the store and locks it; again, if a replay has taken the file away in between.
@@ -284,6 +365,7 @@ fn open(path: &Path) -> std::io::Result<File> {
         std::fs::create_dir_all(folder)?;
     }
     OpenOptions::new()
+        .read(true)
         .append(true)
         .create(true)
         .mode(0o600)
@@ -324,7 +406,15 @@ mod tests {
             request_id: "r".into(),
             endpoint: "https://h".into(),
             topic_id: "t".into(),
+            credentials: Some("c".into()),
         }
+    }
+
+    fn values(letters: &[Letter]) -> Vec<&str> {
+        letters
+            .iter()
+            .map(|letter| letter.fields[0].1.as_str())
+            .collect()
     }
 
     #[test]
@@ -345,7 +435,7 @@ mod tests {
             serde_json::json!({
                 "stored_unix_ms": 9, "reason": "content", "status": 400, "code": "InvalidContent",
                 "message": "bad", "request_id": "r", "endpoint": "https://h", "topic_id": "t",
-                "time_ms": 7, "fields": [["content", "x\u{0}\"y"]], "tags": [["tag", "t"]],
+                "credentials": "c", "time_ms": 7, "fields": [["content", "x\u{0}\"y"]], "tags": [["tag", "t"]],
                 "source": "host", "context_flow": ""
             })
         );
@@ -382,15 +472,57 @@ mod tests {
         store.store(&reason(), &list("meanwhile"), 9).unwrap();
         let unsent = taken.letters[..1].to_vec();
         taken.finish(&unsent).unwrap();
-        let values = |letters: &[Letter]| {
-            letters
-                .iter()
-                .map(|letter| letter.fields[0].1.clone())
-                .collect::<Vec<_>>()
-        };
         let (letters, bad_count) = store.letters().unwrap();
         assert_eq!(values(&letters), ["meanwhile", "meanwhile", "first"]);
         assert_eq!(bad_count, 0);
+    }
+
+    #[test]
+    fn a_line_that_was_cut_short_spoils_no_other_and_survives_a_replay() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dead-letter.jsonl");
+        let store = DeadLetters::new(path.clone(), 1 << 20);
+        store.store(&reason(), &list("first"), 9).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let torn = whole.get(..whole.len() - 20).unwrap();
+        std::fs::write(&path, torn).unwrap();
+        store.store(&reason(), &list("second"), 9).unwrap();
+        let (letters, other_count) = store.letters().unwrap();
+        assert_eq!(values(&letters), ["first", "second", "second"]);
+        assert_eq!(other_count, 1);
+        let taken = store.take().unwrap();
+        assert_eq!(values(&taken.letters), ["first", "second", "second"]);
+        taken.finish(&[]).unwrap();
+        let (letters, other_count) = store.letters().unwrap();
+        assert_eq!((letters.len(), other_count), (0, 1));
+        let kept = std::fs::read(&path).unwrap();
+        let fragment = torn.rsplit(|byte| *byte == b'\n').next().unwrap();
+        assert_eq!(kept, [fragment, b"\n"].concat());
+    }
+
+    #[test]
+    fn letters_of_an_older_version_name_no_credentials() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dead-letter.jsonl");
+        let store = DeadLetters::new(path.clone(), 1 << 20);
+        store.store(&reason(), &list("x"), 9).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace(r#""credentials":"c","#, "")).unwrap();
+        let (letters, other_count) = store.letters().unwrap();
+        assert_eq!((letters.len(), other_count), (2, 0));
+        assert_eq!(letters[0].reason.credentials, None);
+    }
+
+    #[test]
+    fn a_second_replay_is_refused_while_the_first_is_under_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = DeadLetters::new(folder.path().join("dead-letter.jsonl"), 1 << 20);
+        store.store(&reason(), &list("x"), 9).unwrap();
+        let first = store.take().unwrap();
+        let error = store.take().unwrap_err().to_string();
+        assert!(error.contains("another replay is under way"), "{error}");
+        first.finish(&[]).unwrap();
+        assert_eq!(store.take().unwrap().letters.len(), 0);
     }
 
     #[test]

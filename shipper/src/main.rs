@@ -19,6 +19,7 @@ use shipper::replay::replay;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 /// Turns container log entries into Tencent Cloud CLS records and uploads them.
 #[derive(Debug, Parser)]
@@ -35,7 +36,7 @@ struct Arguments {
 }
 
 /// Without a command, the shipper runs.
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Command {
     /// Check the configuration and end.
     Check,
@@ -46,7 +47,7 @@ enum Command {
     DeadLetter(DeadLetterCommand),
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum DeadLetterCommand {
     /// List the records: number, time, topic, reason.
     Ls,
@@ -55,8 +56,12 @@ enum DeadLetterCommand {
         /// Its number in the list, from 1.
         number: usize,
     },
-    /// Send the records again; those that CLS takes leave the store.
-    Replay,
+    /// Send the records again; those that CLS takes leave the store. The shipper may run meanwhile.
+    Replay {
+        /// Sign all of them with this source of the configuration, instead of each with its own.
+        #[arg(long, value_name = "NAME")]
+        credentials: Option<String>,
+    },
 }
 
 /// The configuration is bad (sysexits.h: EX_USAGE).
@@ -66,9 +71,15 @@ fn main() -> ExitCode {
     // Before a key is in memory.
     let core_dumps = forbid_core_dumps();
     let arguments = Arguments::parse();
+    // What a command says on stdout is for whoever called it.
+    let writer = match arguments.command {
+        None => BoxMakeWriter::new(std::io::stdout),
+        Some(_) => BoxMakeWriter::new(std::io::stderr),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(&arguments.log_level))
         .with_target(false)
+        .with_writer(writer)
         .init();
     if let Err(error) = core_dumps {
         error!(%error, "could not forbid core dumps: one would hold keys");
@@ -171,8 +182,10 @@ fn dead_letter(config: &Config, command: DeadLetterCommand) -> anyhow::Result<()
                 .with_context(|| format!("no record {number}: there are {}", letters.len()))?;
             say(&serde_json::to_string_pretty(letter)?)
         }
-        DeadLetterCommand::Replay => {
-            let done = runtime()?.block_on(replay(config, &store, &WallClock::system()))?;
+        DeadLetterCommand::Replay { credentials } => {
+            let clock = WallClock::system();
+            let replayed = replay(config, &store, &clock, credentials.as_deref());
+            let done = runtime()?.block_on(replayed)?;
             say(&format!(
                 "{} records delivered, {} kept",
                 done.sent, done.unsent

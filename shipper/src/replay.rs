@@ -44,24 +44,36 @@ pub enum ReplayError {
     Client(#[from] ClientError),
 }
 
-/// Sends all letters once, with the configuration's default credentials.
+/// Sends all letters once: with the credential source `chosen`, if there is one; else each with the
+/// source that its lane had, or the configuration's default where the container had its own keys.
 ///
 /// # Errors
-/// The store or the credentials can't be read.
+/// The store can't be read, or `chosen` gives no credentials. A letter whose own source gives none
+/// stays in the store.
 pub async fn replay(
     config: &Config,
     store: &DeadLetters,
     clock: &WallClock,
+    chosen: Option<&str>,
 ) -> Result<Replayed, ReplayError> {
-    let name = CredentialRef::Named(config.defaults.credentials.clone());
-    let credentials = CredentialStore::new(&config.credentials, clock)
-        .snapshot(&name)
-        .await?;
+    let credentials = CredentialStore::new(&config.credentials, clock);
+    if let Some(name) = chosen {
+        credentials.snapshot(&named(name)).await?;
+    }
     let client = Client::new()?;
     let taken = store.take()?;
     let mut unsent = Vec::new();
     for letter in &taken.letters {
-        if !send(&client, &credentials, letter, clock).await {
+        let of_letter = letter.reason.credentials.as_deref();
+        let name = chosen.or(of_letter).unwrap_or(&config.defaults.credentials);
+        let is_sent = match credentials.snapshot(&named(name)).await {
+            Ok(credentials) => send(&client, &credentials, letter, clock).await,
+            Err(error) => {
+                warn!(error = %crate::Chain(&error), "no credentials for a dead letter");
+                false
+            }
+        };
+        if !is_sent {
             unsent.push(letter.clone());
         }
     }
@@ -71,6 +83,10 @@ pub async fn replay(
         sent,
         unsent: unsent.len(),
     })
+}
+
+fn named(source: &str) -> CredentialRef {
+    CredentialRef::Named(source.to_owned())
 }
 
 async fn send(

@@ -27,7 +27,7 @@ use crate::cls::compress::Compression;
 use crate::cls::disposition::{Answer, Disposition, Outcome, disposition};
 use crate::cls::encode::{GroupHead, append_group};
 use crate::concurrency::Ended;
-use crate::credentials::{CredentialStore, Credentials};
+use crate::credentials::{CredentialRef, CredentialStore, Credentials};
 use crate::dead_letter::{DeadLetters, Reason};
 use crate::lane::{Group, Lane, Mark, Next, new_context_id};
 use crate::metrics::Metrics;
@@ -506,6 +506,10 @@ fn reason(lane: &Lane, outcome: Outcome, asked: Disposition) -> Reason {
         request_id: answer.request_id,
         endpoint: target.endpoint.to_string(),
         topic_id: target.topic_id.clone(),
+        credentials: match &lane.key().credentials {
+            CredentialRef::Named(name) => Some(name.clone()),
+            CredentialRef::Own(_) => None,
+        },
     }
 }
 

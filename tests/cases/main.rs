@@ -9,6 +9,7 @@
 
 mod conservation;
 mod cores;
+mod dead_letters;
 mod fleet;
 mod hosts;
 mod lanes;
