@@ -17,7 +17,8 @@
 //! Order. A stream's pieces leave in journal order, its groups carry consecutive numbers in
 //! `contextFlow`, and its marks are pushed in the same step under the lane's lock.
 //!
-//! A stream that disconnects takes its unsealed pieces with it: the driver sends them again.
+//! A stream that leaves takes its unsealed pieces with it, and says so to the batches that hold pieces
+//! of it: its driver sends all of them again.
 //!
 //! A batch whose task fails (a panic, which is a bug) leaves marks that nobody completes. Their streams
 //! are abandoned: they are acknowledged no further, and their call makes them start over from there.
@@ -27,7 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use proto::limits::CLS_GROUPS_MAX;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::ack::{AckQueue, Progress, Ticket};
@@ -64,6 +65,8 @@ pub struct Stream {
     acks: Mutex<AckQueue>,
     /// Where acknowledgements go.
     outbox: Arc<Outbox>,
+    /// Whether it is gone from its lane.
+    has_left: watch::Sender<bool>,
 }
 
 /// Encoded records of one stream, contiguous in its journal.
@@ -99,7 +102,7 @@ pub struct Mark {
 
 impl Mark {
     /// Returns the stream.
-    pub fn stream(&self) -> &Stream {
+    pub fn stream(&self) -> &Arc<Stream> {
         &self.stream
     }
 
@@ -182,7 +185,26 @@ impl Stream {
             log_tags,
             acks: Mutex::default(),
             outbox,
+            has_left: watch::Sender::new(false),
         }
+    }
+
+    /// Returns whether the stream has left its lane: it is acknowledged no further, and its driver
+    /// sends again what is not acknowledged.
+    pub fn has_left(&self) -> bool {
+        *self.has_left.borrow()
+    }
+
+    /// Waits until the stream has left its lane.
+    pub async fn left(&self) {
+        // An error means that the sender is gone, and with it the stream.
+        self.has_left.subscribe().wait_for(|left| *left).await.ok();
+    }
+
+    /// Ends acknowledgements: the same number may soon be that of another stream of the call.
+    fn leave(&self) {
+        let _acks = lock(&self.acks);
+        self.has_left.send_replace(true);
     }
 
     /// Covers entries that need no delivery: filtered, or nothing but progress.
@@ -200,15 +222,17 @@ impl Stream {
     /// Ends acknowledgements, and has the call make the stream start over.
     fn abandon(&self) {
         let mut acks = lock(&self.acks);
-        if acks.abandon() {
+        if acks.abandon() && !self.has_left() {
             self.outbox.abandon(self.number);
         }
     }
 
-    /// Called with the acknowledgements locked: none may come after the stream was abandoned, or what
-    /// starts over would be counted twice.
+    /// Called with the acknowledgements locked: none may come after the stream was abandoned or has
+    /// left, or what starts over would be counted twice.
     fn acknowledge(&self, acknowledged: Option<Progress>) {
-        if let Some(progress) = acknowledged {
+        if let Some(progress) = acknowledged
+            && !self.has_left()
+        {
             self.outbox.acknowledge(self.number, progress);
         }
     }
@@ -246,11 +270,12 @@ impl Lane {
         id
     }
 
-    /// Removes a stream with what is not sealed.
+    /// Removes a stream with what is not sealed, and lets those who hold its batches know.
     pub fn leave(&self, id: SlotId) {
         let mut queue = lock(&self.queue);
         if let Some(slot) = queue.streams.remove(&id) {
             queue.ready.retain(|ready| *ready != id);
+            slot.stream.leave();
             for (_, piece) in slot.pieces {
                 queue.bytes -= piece.logs.len();
                 queue.log_count -= piece.log_count;

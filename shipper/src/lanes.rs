@@ -43,8 +43,8 @@ impl Lanes {
         (Arc::clone(lane), slot)
     }
 
-    /// Takes a stream out of its lane, and ends the lane if it was the last one. Batches in flight
-    /// go on.
+    /// Takes a stream out of its lane, and ends the lane if it was the last one. A batch in flight
+    /// goes on as long as it holds records of a stream that is still there.
     pub fn leave(&self, lane: &Arc<Lane>, slot: SlotId) {
         let mut lanes = self.lock();
         lane.leave(slot);

@@ -65,6 +65,8 @@ pub struct Metrics {
     pub hosts: Gauge,
     /// Open streams.
     pub streams: Gauge,
+    /// Batches that are being sent or wait for their next attempt.
+    pub batches: Gauge,
     /// Granted window bytes beyond each stream's minimum.
     pub granted_bytes: Gauge<u64, AtomicU64>,
 }
@@ -114,6 +116,10 @@ impl Default for Metrics {
         );
         let hosts: Gauge = metric!("hosts", "Connected drivers");
         let streams: Gauge = metric!("streams", "Open streams");
+        let batches: Gauge = metric!(
+            "batches",
+            "Batches that are being sent or wait for their next attempt"
+        );
         let granted_bytes: Gauge<u64, AtomicU64> = metric!(
             "granted_window",
             "Window bytes granted beyond minima",
@@ -140,6 +146,7 @@ impl Default for Metrics {
             restarted_streams,
             hosts,
             streams,
+            batches,
             granted_bytes,
         }
     }

@@ -8,6 +8,11 @@
 //! How many requests a lane has in flight adapts to what CLS answers, and how fast (see
 //! [`concurrency`](crate::concurrency)); after an outage the first batch that gets through wakes the
 //! others.
+//!
+//! A batch lives as long as one of its streams: when all have left, because their driver is gone or
+//! has dialled anew, nobody waits for it, and the driver sends its records again. So reconnections
+//! in an outage pile up neither memory nor copies. A repeat leaves out the groups of streams that
+//! have left.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -29,7 +34,7 @@ use crate::cls::encode::{GroupHead, append_group};
 use crate::concurrency::Ended;
 use crate::credentials::{CredentialRef, CredentialStore, Credentials};
 use crate::dead_letter::{DeadLetters, Reason};
-use crate::lane::{Group, Lane, Mark, Next, new_context_id};
+use crate::lane::{Group, Lane, Mark, Next, Stream, new_context_id};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::tasks::Tasks;
@@ -69,9 +74,9 @@ struct Part {
     /// Bytes before compression.
     bytes: usize,
     log_count: usize,
-    /// Index of its first group in the batch.
-    first_group: usize,
-    /// Index of its first log in that group.
+    /// Indices of its groups in the batch.
+    groups: Vec<usize>,
+    /// Index of its first log in its group, if it is a part of a single one; else 0.
     first_log: usize,
 }
 
@@ -100,6 +105,8 @@ impl Sent {
 /// How the attempts to send a part ended.
 enum End {
     Delivered,
+    /// All its streams have left.
+    Gone,
     /// CLS will not take it as it is, but maybe a half of it.
     Refused(Reason),
     /// The container's own limit of attempts is reached.
@@ -171,9 +178,17 @@ impl Uploader {
                     let (uploader, lane) = (Arc::clone(&self), Arc::clone(&lane));
                     let pace = Arc::clone(&pace);
                     self.tasks.spawn(async move {
+                        let streams = streams_of(&groups);
                         // Released also by a panic or an abort: the lane must not leak the slot.
-                        let _in_flight = InFlight(&lane);
-                        uploader.deliver(&lane, groups, &pace).await;
+                        let _in_flight = InFlight::new(&lane, &uploader.metrics);
+                        tokio::select! {
+                            biased;
+                            () = uploader.deliver(&lane, groups, &pace) => {}
+                            () = all_left(&streams) => {
+                                debug!(topic_id = lane.key().target.topic_id,
+                                    "a batch ends with its streams, their driver sends it again");
+                            }
+                        }
                     });
                 }
                 Next::WaitUntil(due) => {
@@ -192,9 +207,10 @@ impl Uploader {
     async fn deliver(&self, lane: &Lane, groups: Vec<Group>, pace: &Pace) {
         let (whole, mut sent) = self.encode(groups);
         let mut parts = vec![whole];
-        while let Some(part) = parts.pop() {
-            let reason = match self.deliver_part(lane, &part, pace).await {
-                End::Delivered => continue,
+        while let Some(mut part) = parts.pop() {
+            let ended = self.deliver_part(lane, &mut part, &sent, pace);
+            let reason = match ended.await {
+                End::Delivered | End::Gone => continue,
                 End::Refused(reason) => {
                     if let Some([first, second]) = self.cut(&part) {
                         parts.extend([second, first]);
@@ -215,9 +231,13 @@ impl Uploader {
     }
 
     /// Sends a part until CLS takes it or refuses it for good.
-    async fn deliver_part(&self, lane: &Lane, part: &Part, pace: &Pace) -> End {
+    async fn deliver_part(&self, lane: &Lane, part: &mut Part, sent: &[Sent], pace: &Pace) -> End {
         let mut retry = Retry::new(self.clock.seed());
         loop {
+            self.leave_out_gone(part, sent);
+            if part.groups.is_empty() {
+                return End::Gone;
+            }
             let Attempt {
                 outcome,
                 credentials,
@@ -296,27 +316,47 @@ impl Uploader {
             .count_delivery(topic_id, part.log_count, part.bytes);
     }
 
+    /// Takes the groups of streams that have left out of a part.
+    fn leave_out_gone(&self, part: &mut Part, sent: &[Sent]) {
+        let is_gone = |group: &usize| {
+            sent.get(*group)
+                .is_none_or(|sent| sent.mark.stream().has_left())
+        };
+        let gone: Vec<bool> = part.groups.iter().map(is_gone).collect();
+        if !gone.contains(&true) {
+            return;
+        }
+        let mut list = self.open(part);
+        let mut of_groups = gone.iter();
+        list.groups.retain(|_| of_groups.next() == Some(&false));
+        let mut of_groups = gone.iter();
+        part.groups.retain(|_| of_groups.next() == Some(&false));
+        let body = list.encode_to_vec();
+        part.bytes = body.len();
+        part.log_count = list.groups.iter().map(|group| group.logs.len()).sum();
+        part.body = self.compress(&body);
+    }
+
     /// Cuts a part in two; `None` for a single log.
     fn cut(&self, part: &Part) -> Option<[Part; 2]> {
-        let whole = self.open(part);
-        let group_count = whole.groups.len();
-        let halves = whole.halves(&new_context_id())?;
-        let (mut first_group, mut first_log) = (part.first_group, part.first_log);
+        let halves = self.open(part).halves(&new_context_id())?;
+        let (mut groups, mut first_log) = (part.groups.as_slice(), part.first_log);
         Some(halves.map(|half| {
             let body = half.encode_to_vec();
-            let part = Part {
+            let half_groups = groups.get(..half.groups.len()).unwrap_or_default();
+            let half = Part {
                 bytes: body.len(),
                 log_count: half.groups.iter().map(|group| group.logs.len()).sum(),
                 body: self.compress(&body),
-                first_group,
+                groups: half_groups.to_vec(),
                 first_log,
             };
             // The halves of a single group both belong to it.
-            match group_count {
-                1 => first_log += part.log_count,
-                _ => (first_group, first_log) = (first_group + half.groups.len(), 0),
+            match part.groups.len() {
+                1 => first_log += half.log_count,
+                _ => groups = groups.get(half.groups.len()..).unwrap_or_default(),
             }
-            part
+            half
         }))
     }
 
@@ -357,10 +397,10 @@ impl Uploader {
             "records are in the dead-letter store"
         );
         self.metrics.dead_letters.inc_by(part.log_count as u64);
-        let mut first_log = part.first_log;
-        for (sent, log_count) in sent.iter_mut().skip(part.first_group).zip(log_counts) {
-            sent.dead_entries += sent.entries(first_log..first_log + log_count);
-            first_log = 0;
+        for (group, log_count) in part.groups.iter().zip(log_counts) {
+            if let Some(sent) = sent.get_mut(*group) {
+                sent.dead_entries += sent.entries(part.first_log..part.first_log + log_count);
+            }
         }
         true
     }
@@ -418,7 +458,7 @@ impl Uploader {
             bytes: body.len(),
             log_count: sent.iter().map(|sent| sent.log_count).sum(),
             body: self.compress(&body),
-            first_group: 0,
+            groups: (0..sent.len()).collect(),
             first_log: 0,
         };
         self.buffers.give(body);
@@ -513,11 +553,36 @@ fn reason(lane: &Lane, outcome: Outcome, asked: Disposition) -> Reason {
     }
 }
 
-struct InFlight<'a>(&'a Lane);
+struct InFlight<'a> {
+    lane: &'a Lane,
+    metrics: &'a Metrics,
+}
+
+impl<'a> InFlight<'a> {
+    fn new(lane: &'a Lane, metrics: &'a Metrics) -> Self {
+        metrics.batches.inc();
+        Self { lane, metrics }
+    }
+}
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.release();
+        self.metrics.batches.dec();
+        self.lane.release();
+    }
+}
+
+fn streams_of(groups: &[Group]) -> Vec<Arc<Stream>> {
+    groups
+        .iter()
+        .map(|group| Arc::clone(group.mark.stream()))
+        .collect()
+}
+
+/// Waits until all of a batch's streams have left.
+async fn all_left(streams: &[Arc<Stream>]) {
+    for stream in streams {
+        stream.left().await;
     }
 }
 

@@ -2,6 +2,7 @@
 //! behind it. What a driver may rely on, and what happens when it breaks the contract.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ const TOPIC: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
 struct Site {
     standin: Standin,
     socket: std::path::PathBuf,
+    admin: SocketAddr,
     folder: tempfile::TempDir,
     stop: Option<oneshot::Sender<()>>,
     tasks: JoinSet<()>,
@@ -51,6 +53,7 @@ impl Site {
             .unwrap();
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("shipper.sock");
+        let admin = free_address();
         let text = format!(
             "shutdown_grace_ms = 5000\n\
              [listen]\nunix = \"{}\"\n{listen}\n\
@@ -58,7 +61,7 @@ impl Site {
              [credentials.default]\nsource = \"inline\"\n\
              secret_id = \"AKIDEXAMPLE\"\nsecret_key = \"SKEXAMPLE\"\n\
              [dead_letter]\npath = \"{}\"\n\
-             [admin]\nlisten = \"127.0.0.1:0\"\n\
+             [admin]\nlisten = \"{admin}\"\n\
              [upload]\n{upload}\n",
             socket.display(),
             standin.endpoint(),
@@ -78,6 +81,7 @@ impl Site {
         Self {
             standin,
             socket,
+            admin,
             folder,
             stop: Some(stop),
             tasks,
@@ -101,6 +105,26 @@ impl Site {
             });
         }
         contents
+    }
+
+    /// Waits until a metric without labels has a value that is wanted, and returns it.
+    async fn metric(&self, name: &str, is_wanted: impl Fn(u64) -> bool) -> u64 {
+        let mut last = None;
+        let read = async {
+            loop {
+                let text = world::client::call(self.admin, "GET", "/metrics").await;
+                let text = String::from_utf8(text.unwrap().to_vec()).unwrap();
+                let mut lines = text.lines();
+                let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+                last = value.map(|value| value.parse().unwrap());
+                if let Some(value) = last.filter(|value| is_wanted(*value)) {
+                    return value;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(20), read).await;
+        in_time.unwrap_or_else(|_| panic!("{name} is {last:?} after 20 s"))
     }
 
     fn dead_letters(&self) -> Vec<String> {
@@ -573,22 +597,71 @@ async fn a_dropped_call_takes_its_unsealed_records_along() {
         .unwrap();
     let (second, end) = chunk(1, middle, &["unsealed"]);
     call.send(vec![second]).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    stalled(&site).await;
     drop(call);
     let mut call = site.call().await;
-    let (again, _) = chunk(1, middle, &["unsealed"]);
-    call.send(vec![open(1, middle, &[]), again]).await;
+    let (again, _) = chunk(1, 0, &["in flight", "unsealed"]);
+    call.send(vec![open(1, 0, &[]), again]).await;
     call.acked_to(1, end).await.unwrap();
+    site.metric("cls_shipper_batches", |count| count == 0).await;
+    assert_eq!(site.contents(), ["in flight", "unsealed"]);
+}
+
+#[tokio::test]
+async fn calls_that_are_dropped_in_an_outage_leave_neither_batches_nor_copies() {
+    let site = Site::start("").await;
+    site.standin.add_fault(Fault::new(FaultKind::Status(503)));
+    for _ in 0..5 {
+        let call = site.call().await;
+        let (entries, _) = chunk(1, 0, &["one", "two"]);
+        call.send(vec![open(1, 0, &[]), entries]).await;
+        site.metric("cls_shipper_batches", |count| count == 1).await;
+        drop(call);
+        // What the call had in memory is gone, as its streams are.
+        site.metric("cls_shipper_batches", |count| count == 0).await;
+    }
+    site.standin.clear_faults();
+    let mut call = site.call().await;
+    let (entries, end) = chunk(1, 0, &["one", "two"]);
+    call.send(vec![open(1, 0, &[]), entries]).await;
+    call.acked_to(1, end).await.unwrap();
+    site.metric("cls_shipper_batches", |count| count == 0).await;
+    assert_eq!(site.contents(), ["one", "two"]);
+}
+
+#[tokio::test]
+async fn a_repeat_leaves_out_the_groups_of_streams_that_are_gone() {
+    let site = Site::start("concurrency_max = 1").await;
+    let stall = Fault::new(FaultKind::Stall).delayed(OUTAGE).times(1);
+    site.standin.add_fault(stall);
+    site.standin.add_fault(Fault::new(FaultKind::Status(503)));
+    let (mut stays, mut leaves) = (site.call().await, site.call().await);
+    let (first, middle) = chunk(1, 0, &["first"]);
+    stays.send(vec![open(1, 0, &[]), first]).await;
+    stalled(&site).await;
+    // Both wait for the only slot, and share the next batch.
+    let is_open = |response: &ShipResponse| response.opened.iter().find(|o| o.stream == 9).copied();
+    let (entries, _) = chunk(2, 0, &["of the call that leaves"]);
+    leaves
+        .send(vec![open(2, 0, &[]), entries, open(9, 0, &[])])
+        .await;
+    leaves.until(is_open).await.unwrap();
+    let (entries, end) = chunk(1, middle, &["second"]);
+    stays.send(vec![entries]).await;
     tokio::time::timeout(Duration::from_secs(5), async {
-        while site.contents().len() < 2 {
+        while !site.standin.stats().faults.contains_key("Status(503)") {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await
-    .expect("the stalled upload to end");
-    let mut contents = site.contents();
-    contents.sort();
-    assert_eq!(contents, ["in flight", "unsealed"]);
+    .expect("the batch of both to fail");
+    drop(leaves);
+    site.metric("cls_shipper_streams", |count| count == 1).await;
+    site.standin.clear_faults();
+    stays.acked_to(1, end).await.unwrap();
+    site.metric("cls_shipper_batches", |count| count == 0).await;
+    assert_eq!(site.contents(), ["first", "second"]);
+    assert_eq!(site.standin.violations(), Vec::<String>::new());
 }
 
 /// Options of a stream whose records of several lines wait 50 ms for their next line.
