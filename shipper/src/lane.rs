@@ -36,6 +36,7 @@ use crate::cls::client::Target;
 use crate::config::Upload;
 use crate::credentials::CredentialRef;
 use crate::outbox::Outbox;
+use crate::window::Share;
 
 /// What makes two streams share batches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -128,6 +129,7 @@ impl Drop for Mark {
 pub struct Lane {
     key: LaneKey,
     limits: Upload,
+    share: Arc<Share>,
     queue: Mutex<Queue>,
     changed: Notify,
 }
@@ -239,11 +241,12 @@ impl Stream {
 }
 
 impl Lane {
-    /// Makes an empty lane.
-    pub fn new(key: LaneKey, limits: Upload) -> Self {
+    /// Makes an empty lane whose streams' windows come out of `share`.
+    pub fn new(key: LaneKey, limits: Upload, share: Share) -> Self {
         Self {
             key,
             limits,
+            share: Arc::new(share),
             queue: Mutex::default(),
             changed: Notify::new(),
         }
@@ -252,6 +255,11 @@ impl Lane {
     /// Returns what the lane is for.
     pub fn key(&self) -> &LaneKey {
         &self.key
+    }
+
+    /// Returns the share of its streams' windows.
+    pub fn share(&self) -> &Arc<Share> {
+        &self.share
     }
 
     /// Adds a stream.
@@ -491,6 +499,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::cls::compress::Compression;
+    use crate::window::Budget;
     use proptest::prelude::*;
 
     const LIMITS: Upload = Upload {
@@ -517,6 +526,7 @@ mod tests {
                 attempts_max: 0,
             },
             LIMITS,
+            Share::new(Arc::new(Budget::new(LIMITS.buffer_bytes_max))),
         )
     }
 

@@ -6,20 +6,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::config::Upload;
 use crate::lane::{Lane, LaneKey, SlotId, Stream};
 use crate::upload::Uploader;
+use crate::window::{Budget, Share};
 
 /// All lanes. Their number is bounded by the number of open streams.
 #[derive(Debug)]
 pub struct Lanes {
     limits: Upload,
+    budget: Arc<Budget>,
     uploader: Arc<Uploader>,
     lanes: Mutex<HashMap<LaneKey, Arc<Lane>>>,
 }
 
 impl Lanes {
-    /// Makes an empty set whose lanes send through `uploader`.
-    pub fn new(limits: Upload, uploader: Arc<Uploader>) -> Self {
+    /// Makes an empty set whose lanes share `budget` and send through `uploader`.
+    pub fn new(limits: Upload, budget: Arc<Budget>, uploader: Arc<Uploader>) -> Self {
         Self {
             limits,
+            budget,
             uploader,
             lanes: Mutex::default(),
         }
@@ -32,7 +35,8 @@ impl Lanes {
             lanes.remove(key);
         }
         let lane = lanes.entry(key.clone()).or_insert_with(|| {
-            let lane = Arc::new(Lane::new(key.clone(), self.limits));
+            let share = Share::new(Arc::clone(&self.budget));
+            let lane = Arc::new(Lane::new(key.clone(), self.limits, share));
             let uploader = Arc::clone(&self.uploader);
             self.uploader
                 .tasks

@@ -188,6 +188,7 @@ fn assemble(
 ) -> Result<Ingest, ClientError> {
     let credentials = Arc::new(CredentialStore::new(&config.credentials, &clock));
     let (buffers, metrics) = (Arc::new(Buffers::default()), Arc::new(Metrics::default()));
+    let budget = Arc::new(Budget::new(config.upload.buffer_bytes_max));
     let uploader = Arc::new(Uploader {
         cloud: Arc::new(Client::new()?),
         credentials: Arc::clone(&credentials),
@@ -206,8 +207,8 @@ fn assemble(
         tenants: Tenants::new(&config.tenants),
         router: Router::new(config.defaults.clone(), credentials),
         warned: Warned::default(),
-        lanes: Arc::new(Lanes::new(config.upload, uploader)),
-        budget: Arc::new(Budget::new(config.upload.buffer_bytes_max)),
+        lanes: Arc::new(Lanes::new(config.upload, Arc::clone(&budget), uploader)),
+        budget,
         buffers,
         metrics,
         ledger: Arc::default(),

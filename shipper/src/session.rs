@@ -359,9 +359,9 @@ impl Session {
         let (lane, slot) = self.ingest.lanes.join(&key, stream);
         Ok(OpenStream {
             formatter,
+            window: Window::new(Arc::clone(lane.share()), open.resume_offset),
             lane,
             slot,
-            window: Window::new(Arc::clone(&self.ingest.budget), open.resume_offset),
             next_offset: open.resume_offset,
             settled_offset: open.resume_offset,
             acked_offset: open.resume_offset,

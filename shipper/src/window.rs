@@ -1,11 +1,16 @@
 //! Windows: how many unacknowledged bytes each stream may have, so that all of them together stay
-//! under the shipper's memory bound, and no stream can block another one.
+//! under the shipper's memory bound, and no stream or lane can block another one.
 //!
 //! A window starts small, doubles whenever it limits its stream, as long as the budget has room,
 //! and shrinks when it lies idle. The bytes beyond a window wait in the host's journal. The first
 //! [`WINDOW_BYTES_MIN`] of a stream are granted even when the budget is used up: every stream must
 //! be able to move; the true bound is therefore budget + streams × minimum. (A single frame larger
 //! than its window may come when nothing is unacknowledged; Docker writes none.)
+//!
+//! The streams of a lane share what is granted to it: at most half of what the other lanes leave of
+//! the budget. A lane that holds keeps what it has, for its bytes are in memory; so there is always
+//! as much left for the others as the last lane to grow has taken. `n` lanes that all want more get
+//! an `n + 1`th of the budget each.
 //!
 //! What waits for the rest of a long line is acknowledged only after its end, so a window below it
 //! would stop the stream: such a window grows at once, not at the next acknowledgement.
@@ -18,8 +23,8 @@
 //! they are made of (templates, container details), so windows are scaled by what was measured.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The smallest window: any frame that Docker writes (16.5 KiB) fits.
 pub const WINDOW_BYTES_MIN: u64 = 32 << 10;
@@ -41,6 +46,15 @@ pub const WINDOW_BYTES_MAX: u64 = 4 << 20;
 #[derive(Debug)]
 pub struct Budget {
     bytes_max: u64,
+    /// Bytes granted beyond minima, to all lanes.
+    granted: Mutex<u64>,
+}
+
+/// A lane's part of the budget.
+#[derive(Debug)]
+pub struct Share {
+    budget: Arc<Budget>,
+    /// Bytes granted to the lane; changes under the lock of the budget only.
     granted: AtomicU64,
 }
 
@@ -49,27 +63,46 @@ impl Budget {
     pub fn new(bytes_max: u64) -> Self {
         Self {
             bytes_max,
-            granted: AtomicU64::new(0),
+            granted: Mutex::default(),
         }
     }
 
     /// Returns how many bytes are granted to streams beyond their minimum.
     pub fn granted(&self) -> u64 {
-        self.granted.load(Ordering::Relaxed)
+        *self.lock()
+    }
+
+    /// A count is never half-changed, so a panic elsewhere leaves it usable.
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Share {
+    /// Makes the share of a further lane, of which nothing is granted.
+    pub fn new(budget: Arc<Budget>) -> Self {
+        Self {
+            budget,
+            granted: AtomicU64::new(0),
+        }
     }
 
     fn try_grant(&self, bytes: u64) -> bool {
-        let grant = |granted: u64| {
-            granted
-                .checked_add(bytes)
-                .filter(|sum| *sum <= self.bytes_max)
-        };
-        self.granted
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, grant)
-            .is_ok()
+        let mut all = self.budget.lock();
+        let of_lane = self.granted.load(Ordering::Relaxed);
+        let of_others = *all - of_lane;
+        let bytes_max = self.budget.bytes_max.saturating_sub(of_others) / 2;
+        let is_granted = of_lane.saturating_add(bytes) <= bytes_max;
+        if is_granted {
+            *all += bytes;
+            self.granted.store(of_lane + bytes, Ordering::Relaxed);
+        }
+        is_granted
     }
 
     fn give_back(&self, bytes: u64) {
+        let mut all = self.budget.lock();
+        *all -= bytes;
         self.granted.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
@@ -77,7 +110,7 @@ impl Budget {
 /// The window of one stream. Dropping it gives its bytes back.
 #[derive(Debug)]
 pub struct Window {
-    budget: Arc<Budget>,
+    share: Arc<Share>,
     /// Granted memory; what exceeds the minimum counts against the budget.
     bytes: u64,
     /// What the driver was told last.
@@ -100,10 +133,10 @@ pub struct Window {
 }
 
 impl Window {
-    /// Makes the window of a stream that resumes at `offset`.
-    pub fn new(budget: Arc<Budget>, offset: u64) -> Self {
+    /// Makes the window of a stream that resumes at `offset`, in the lane of `share`.
+    pub fn new(share: Arc<Share>, offset: u64) -> Self {
         Self {
-            budget,
+            share,
             bytes: WINDOW_BYTES_MIN,
             announced: WINDOW_BYTES_MIN,
             received_offset: offset,
@@ -176,7 +209,7 @@ impl Window {
             self.holes.pop_front();
         }
         let is_limiting = self.peak >= self.announced / 2;
-        if is_limiting && self.bytes < WINDOW_BYTES_MAX && self.budget.try_grant(self.bytes) {
+        if is_limiting && self.bytes < WINDOW_BYTES_MAX && self.share.try_grant(self.bytes) {
             self.bytes *= 2;
             self.peak = 0;
         }
@@ -190,7 +223,7 @@ impl Window {
         self.held_bytes = held_bytes.min(self.unacked_bytes());
         while self.bytes < self.held_bytes + WINDOW_BYTES_MIN
             && self.bytes < WINDOW_BYTES_MAX
-            && self.budget.try_grant(self.bytes)
+            && self.share.try_grant(self.bytes)
         {
             self.bytes *= 2;
         }
@@ -209,7 +242,7 @@ impl Window {
         }
         if is_idle && self.bytes > WINDOW_BYTES_MIN {
             self.bytes /= 2;
-            self.budget.give_back(self.bytes);
+            self.share.give_back(self.bytes);
         }
         self.announce()
     }
@@ -235,7 +268,7 @@ impl Window {
 
 impl Drop for Window {
     fn drop(&mut self) {
-        self.budget.give_back(self.bytes - WINDOW_BYTES_MIN);
+        self.share.give_back(self.bytes - WINDOW_BYTES_MIN);
     }
 }
 
@@ -243,6 +276,10 @@ impl Drop for Window {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn share(budget: &Arc<Budget>) -> Arc<Share> {
+        Arc::new(Share::new(Arc::clone(budget)))
+    }
 
     fn fill_and_ack(window: &mut Window, encoded_per_raw: u64) -> Option<u64> {
         let offset = window.received_offset + window.announced();
@@ -253,7 +290,7 @@ mod tests {
     #[test]
     fn a_busy_window_grows_to_its_bound_and_an_idle_one_shrinks_back() {
         let budget = Arc::new(Budget::new(64 << 20));
-        let mut window = Window::new(Arc::clone(&budget), 7);
+        let mut window = Window::new(share(&budget), 7);
         for _ in 0..20 {
             fill_and_ack(&mut window, 1);
         }
@@ -305,7 +342,7 @@ mod tests {
     #[test]
     fn records_larger_than_their_entries_narrow_the_window() {
         let budget = Arc::new(Budget::new(64 << 20));
-        let mut window = Window::new(budget, 0);
+        let mut window = Window::new(share(&budget), 0);
         for _ in 0..40 {
             fill_and_ack(&mut window, 4);
         }
@@ -319,7 +356,7 @@ mod tests {
     #[test]
     fn a_window_has_room_for_the_rest_of_what_is_held() {
         let budget = Arc::new(Budget::new(64 << 20));
-        let mut window = Window::new(budget, 0);
+        let mut window = Window::new(share(&budget), 0);
         // Records four times as large as their entries would narrow it.
         fill_and_ack(&mut window, 4);
         let settled = window.received_offset;
@@ -337,28 +374,67 @@ mod tests {
 
     #[test]
     fn what_is_held_gets_no_more_than_the_budget_has() {
-        let budget = Arc::new(Budget::new(WINDOW_BYTES_MIN));
-        let mut window = Window::new(Arc::clone(&budget), 0);
+        let budget = Arc::new(Budget::new(2 * WINDOW_BYTES_MIN));
+        let mut window = Window::new(share(&budget), 0);
         window.receive(1 << 20, 0);
         window.hold(0);
         assert_eq!(window.announced(), 2 * WINDOW_BYTES_MIN);
         assert_eq!(budget.granted(), WINDOW_BYTES_MIN);
     }
 
+    #[test]
+    fn lanes_that_hold_leave_room_for_one_that_does_not() {
+        let budget = Arc::new(Budget::new(16 << 20));
+        let lane = |streams: usize| {
+            let share = share(&budget);
+            let mut windows: Vec<_> = (0..streams)
+                .map(|_| Window::new(Arc::clone(&share), 0))
+                .collect();
+            for _ in 0..20 {
+                for window in &mut windows {
+                    fill_and_ack(window, 1);
+                }
+            }
+            windows
+        };
+        let first = lane(4);
+        let granted_to_first = budget.granted();
+        assert!(granted_to_first <= 8 << 20, "{granted_to_first}");
+        let second = lane(4);
+        let third = lane(1);
+        assert!(third[0].announced() >= 1 << 20, "{}", third[0].announced());
+        drop((first, second, third));
+        assert_eq!(budget.granted(), 0);
+    }
+
+    /// Lanes of the property below, and the windows of each.
+    const LANES: usize = 3;
+    const WINDOWS: usize = 4;
+
     proptest! {
+        /// Whatever windows do: the budget holds, a lane that has just grown leaves as much as it
+        /// has, and what is granted comes back.
         #[test]
-        fn the_budget_holds_and_comes_back(
-            steps in prop::collection::vec((0_usize..8, 0_u8..3, 1_u64..6), 0..300)
+        fn the_budget_and_its_shares_hold_and_come_back(
+            steps in prop::collection::vec((0..LANES * WINDOWS, 0_u8..5, 1_u64..6), 0..300)
         ) {
-            let budget = Arc::new(Budget::new(5 << 20));
-            let mut windows: Vec<_> = (0..8).map(|_| Window::new(Arc::clone(&budget), 0)).collect();
+            const BYTES_MAX: u64 = 5 << 20;
+            let budget = Arc::new(Budget::new(BYTES_MAX));
+            let shares: Vec<_> = (0..LANES).map(|_| share(&budget)).collect();
+            let new = |index: usize| Window::new(Arc::clone(&shares[index % LANES]), 0);
+            let mut windows: Vec<_> = (0..LANES * WINDOWS).map(new).collect();
             for (index, step, ratio) in steps {
+                let granted = |lane: &Share| lane.granted.load(Ordering::Relaxed);
+                let before = granted(&shares[index % LANES]);
                 match step {
                     0 => { windows[index].shrink_if_idle(); }
-                    1 => { windows[index] = Window::new(Arc::clone(&budget), 0); }
+                    1 => { windows[index] = new(index); }
                     _ => { fill_and_ack(&mut windows[index], ratio); }
                 }
-                prop_assert!(budget.granted() <= 5 << 20);
+                let of_lane = granted(&shares[index % LANES]);
+                prop_assert_eq!(shares.iter().map(|lane| granted(lane)).sum::<u64>(), budget.granted());
+                prop_assert!(budget.granted() <= BYTES_MAX);
+                prop_assert!(of_lane <= before || of_lane <= BYTES_MAX - budget.granted());
                 prop_assert!(windows[index].announced() >= WINDOW_BYTES_MIN);
             }
             drop(windows);

@@ -14,16 +14,20 @@ use proto::relay::{
 };
 use shipper::clock::WallClock;
 use shipper::config::Config;
+use shipper::window::WINDOW_BYTES_MIN;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 use world::standin::Standin;
-use world::standin::config::{Clock, Config as StandinConfig, Key};
+use world::standin::config::{Clock, Config as StandinConfig, Key, Topic};
 use world::standin::fault::{Fault, FaultKind};
 
 const TOPIC: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+
+/// A second topic of the same key.
+const OTHER_TOPIC: &str = "00000000-0000-4000-8000-000000000001";
 
 /// A shipper and its CLS, in this process.
 struct Site {
@@ -45,6 +49,7 @@ impl Site {
         let key = Key::permanent("AKIDEXAMPLE", "SKEXAMPLE");
         let config = StandinConfig {
             has_quota: false,
+            topics: vec![Topic::open(TOPIC), Topic::open(OTHER_TOPIC)],
             ..StandinConfig::new(key, TOPIC)
         };
         let address = "127.0.0.1:0".parse().unwrap();
@@ -891,4 +896,94 @@ async fn a_tenant_that_opens_streams_for_ever_is_refused_the_rest() {
     let (entries, end) = chunk(1, 0, &["one of the hundred"]);
     call.send(vec![entries]).await;
     call.acked_to(1, end).await.unwrap();
+}
+
+/// A stream whose host's journal always has more, and that says so as far as its window allows.
+struct Busy {
+    stream: u32,
+    offset: u64,
+    acked: u64,
+    window: u64,
+}
+
+impl Busy {
+    async fn open(call: &Call, stream: u32, log_opts: &[(&str, &str)]) -> Self {
+        call.send(vec![open(stream, 0, log_opts)]).await;
+        Self {
+            stream,
+            offset: 0,
+            acked: 0,
+            window: WINDOW_BYTES_MIN,
+        }
+    }
+
+    /// Sends as much as the window has room for.
+    async fn fill(&mut self, call: &Call) {
+        let line = "x".repeat(8_000);
+        loop {
+            let (entries, end) = chunk(self.stream, self.offset, &[&line]);
+            if end - self.acked > self.window {
+                return;
+            }
+            call.send(vec![entries]).await;
+            self.offset = end;
+        }
+    }
+
+    /// Waits until all is acknowledged, and follows the window.
+    async fn settle(&mut self, call: &mut Call) {
+        let read = call.until(|response| {
+            for window in &response.windows {
+                if window.stream == self.stream {
+                    self.window = window.bytes;
+                }
+            }
+            for ack in &response.acks {
+                if ack.stream == self.stream {
+                    self.acked = ack.offset;
+                }
+            }
+            (self.acked >= self.offset).then_some(())
+        });
+        read.await.unwrap();
+    }
+}
+
+/// A lane whose windows have grown keeps their bytes in memory when it begins to hold. The budget
+/// here is 1 MiB.
+#[tokio::test]
+async fn a_lane_that_holds_leaves_room_for_the_windows_of_another() {
+    let site = Site::start("buffer_bytes_max = 1048576").await;
+    let mut call = site.call().await;
+    let mut held = Vec::new();
+    for stream in 1..=4 {
+        held.push(Busy::open(&call, stream, &[]).await);
+    }
+    for _ in 0..6 {
+        for busy in &mut held {
+            busy.fill(&call).await;
+            busy.settle(&mut call).await;
+        }
+    }
+    let mut failure = Fault::new(FaultKind::Status(404));
+    failure.topic_id = Some(TOPIC.to_owned());
+    site.standin.add_fault(failure);
+    for busy in &mut held {
+        busy.fill(&call).await;
+    }
+    let mut other = Busy::open(&call, 5, &[("topic_id", OTHER_TOPIC)]).await;
+    for _ in 0..6 {
+        other.fill(&call).await;
+        other.settle(&mut call).await;
+    }
+    assert!(
+        other.window >= 4 * WINDOW_BYTES_MIN,
+        "{} bytes under way",
+        other.window
+    );
+    let in_memory: u64 = held.iter().map(|busy| busy.offset - busy.acked).sum();
+    assert!(
+        in_memory > 4 * WINDOW_BYTES_MIN,
+        "only {in_memory} bytes are held"
+    );
 }
