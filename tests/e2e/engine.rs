@@ -227,6 +227,12 @@ impl Engine {
         output.unwrap_or_else(|| self.containerd.output())
     }
 
+    /// Returns all that dockerd has written, the plugin's own messages among it.
+    pub(crate) fn log(&self) -> String {
+        let log = fs::read(self.folder.join("dockerd.log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
     /// Ends the engine and removes all that it left.
     pub(crate) async fn end(mut self) -> anyhow::Result<()> {
         if self.dockerd.is_some() {

@@ -11,7 +11,8 @@ use world::chatter::Shape;
 use world::processes::{TOPIC_ID, wait_until};
 
 const PLAIN: Shape = Shape::Plain { bytes: 64 };
-const DEADLINE: Duration = Duration::from_secs(30);
+/// Time within which a shipper must listen.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replaced_plugin_keeps_settings_and_what_it_has_not_shipped() {
@@ -78,8 +79,36 @@ async fn images_of_the_dockerfiles_work_as_they_are() {
         start_compose(scene, &format!("cls-shipper:{TAG}")).await;
         scene.run("box", &[], &["--lines", "100"]).await;
         assert_eq!(scene.wait_for_records(100).await.len(), 100);
+        let shipper = format!("cls-shipper:{TAG}");
+        let user = ["image", "inspect", "-f", "{{.Config.User}}", &shipper];
+        assert_eq!(scene.docker(user).await, "65532:65532");
+        let files = files_of(scene, &shipper).await;
+        assert_eq!(files, ["cls-shipper"], "nothing else, and no shell");
     })
     .await;
+}
+
+/// Returns the names of an image's files, without those that the engine adds to every container.
+async fn files_of(scene: &Scene, image: &str) -> Vec<String> {
+    let container = scene.docker(["create", image]).await;
+    let archive = scene.engine.folder().join("image.tar");
+    let output = format!("--output={}", archive.display());
+    scene.docker(["export", &output, &container]).await;
+    let list = Command::new("tar")
+        .arg("-tf")
+        .arg(&archive)
+        .output()
+        .unwrap();
+    let names = String::from_utf8(list.stdout).unwrap();
+    let is_added = |name: &&str| {
+        let folders = ["dev/", "etc/", "proc/", "sys/"];
+        *name == ".dockerenv" || folders.iter().any(|folder| name.starts_with(folder))
+    };
+    names
+        .lines()
+        .filter(|name| !is_added(name))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Copies an image from the engine at hand to the scene's.
@@ -95,8 +124,13 @@ async fn copy_image(scene: &Scene, image: &str) {
     assert!(save.wait().unwrap().success(), "saving {image}");
 }
 
+/// Makes an image of this tree's shipper: the one static binary and nothing else, as in the Dockerfile.
+pub(crate) async fn import_shipper(scene: &Scene, image: &str) {
+    scene.import("cls-shipper", image).await.unwrap();
+}
+
 /// Starts the shipper of docker-compose.yml and waits until it listens.
-async fn start_compose(scene: &Scene, image: &str) {
+pub(crate) async fn start_compose(scene: &Scene, image: &str) {
     let config = scene.engine.folder().join("compose-shipper.toml");
     let text = fs::read_to_string(root().join("deploy/shipper.toml")).unwrap();
     let endpoint = "ap-guangzhou.cls.tencentcs.com";

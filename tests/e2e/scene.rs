@@ -152,19 +152,20 @@ impl Scene {
             admin: address,
             forgotten: 0,
         };
-        scene.import_workload().await?;
+        scene.import("chatter", "chatter").await?;
         Ok(scene)
     }
 
-    /// Makes the image `chatter`: the one static binary and nothing else.
-    async fn import_workload(&self) -> anyhow::Result<()> {
-        let binary = binary("chatter")?;
+    /// Makes an image of a program: the one static binary and nothing else.
+    pub(crate) async fn import(&self, program: &str, image: &str) -> anyhow::Result<()> {
+        let binary = binary(program)?;
         let folder = binary.parent().context("a binary is in a folder")?;
         let mut tar = Command::new("tar");
-        tar.arg("-C").arg(folder).args(["-c", "chatter"]);
+        tar.arg("-C").arg(folder).args(["-c", program]);
         let mut tar = tar.stdout(Stdio::piped()).spawn()?;
         let mut import = self.engine.command("docker");
-        import.args(["import", "-c", r#"ENTRYPOINT ["/chatter"]"#, "-", "chatter"]);
+        let entrypoint = format!(r#"ENTRYPOINT ["/{program}"]"#);
+        import.args(["import", "-c", &entrypoint, "-", image]);
         import.stdin(tar.stdout.take().context("tar's stdout is a pipe")?);
         succeed(import).await?;
         ensure!(tar.wait()?.success(), "tar failed");
@@ -212,7 +213,13 @@ impl Scene {
     /// Starts the shipper with defaults for all that containers need not say, and waits until it
     /// listens.
     pub(crate) async fn start_shipper(&mut self) {
-        let sections = format!(
+        let sections = self.sections();
+        self.start_shipper_with(&sections).await;
+    }
+
+    /// Returns the sections of a shipper's configuration that say where records go.
+    pub(crate) fn sections(&self) -> String {
+        format!(
             r#"[defaults]
 endpoint = "{endpoint}"
 topic_id = "{TOPIC_ID}"
@@ -224,8 +231,7 @@ secret_id = "{SECRET_ID}"
 secret_key = "{SECRET_KEY}"
 "#,
             endpoint = self.standin.endpoint(),
-        );
-        self.start_shipper_with(&sections).await;
+        )
     }
 
     /// Starts the shipper with these sections of its configuration besides `[listen]` and
