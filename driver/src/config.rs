@@ -74,7 +74,7 @@ const SHIPPER: Setting = Setting {
     // /host/run, any other process has it at /run. A place that does not exist fails at once.
     default: "unix:///host/run/cls-shipper/shipper.sock,unix:///run/cls-shipper/shipper.sock",
     rule: "endpoints, separated by commas: unix:///path, http://host:port or https://host:port",
-    doc: "where shippers listen; the first that answers is used, the others take over",
+    doc: "where shippers listen; the first that answers is used, the others take over; the addresses of one name come in random order",
 };
 const SHIPPER_CA_FILE: Setting = Setting {
     name: "SHIPPER_CA_FILE",

@@ -1,8 +1,8 @@
 //! The forwarder: one `Ship` call to one shipper, for all streams of the host.
 //!
 //! ```text
-//! connect ──▶ session ──call ends──▶ next endpoint at once, the first one after the last
-//!    ▲                                     │ all endpoints failed since one was useful
+//! connect ──▶ session ──call ends──▶ next place at once, the first one after the last
+//!    ▲                                     │ all places failed since one was useful
 //!    └──────────── backoff ◀───────────────┘
 //! ```
 //!
@@ -19,6 +19,8 @@ use crate::containers::Table;
 use crate::explain::{self, Explanation};
 use crate::fifo::Signals;
 use crate::gather::{Gatherer, Round};
+use crate::places::{LookupError, Place, Ring, Target};
+use hyper_util::rt::TokioIo;
 use proto::backoff::Backoff;
 use proto::limits::{MESSAGE_BYTES_MAX, RESPONSE_BYTES_MAX};
 use proto::relay::relay_client::RelayClient;
@@ -28,6 +30,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -198,6 +201,9 @@ pub(crate) enum ConnectError {
     /// Somebody is there and says nothing.
     #[error("no connection within {} s", CONNECT_WAIT_MAX.as_secs())]
     Timeout,
+    #[error(transparent)]
+    /// Nobody knows where it is.
+    Lookup(Arc<LookupError>),
 }
 
 /// Why a session ended.
@@ -246,29 +252,33 @@ impl SessionEnd {
     }
 }
 
-/// What is wrong with the endpoints, since one of them was useful.
+/// What is wrong with the places, since one of them was useful.
 #[derive(Debug, Default)]
 struct Faults {
     /// One sentence each.
     found: Vec<String>,
+    /// By endpoint: addresses come and go, and their order is one of chance.
     kinds: Vec<String>,
     /// The kinds that were said last: an outage of hours is said once.
     said: Vec<String>,
-    /// Endpoints that took a connection and no call.
+    /// Places that took a connection and no call.
     refusing: Vec<String>,
 }
 
 impl Faults {
-    fn add(&mut self, endpoint: &Endpoint, why: &Explanation) {
-        tracing::debug!(%endpoint, %why, "an endpoint is of no use");
-        self.found.push(format!("{endpoint}: {why}"));
-        self.kinds.push(format!("{endpoint}: {}", why.kind()));
+    fn add(&mut self, place: &Place, why: &Explanation) {
+        tracing::debug!(endpoint = %place, %why, "an endpoint is of no use");
+        self.found.push(format!("{place}: {why}"));
+        self.kinds
+            .push(format!("{}: {}", place.endpoint, why.kind()));
     }
 
     /// Says what was found, if it is news, and begins anew.
     fn say(&mut self) {
         let causes = std::mem::take(&mut self.found).join("; ");
-        let kinds = std::mem::take(&mut self.kinds);
+        let mut kinds = std::mem::take(&mut self.kinds);
+        kinds.sort_unstable();
+        kinds.dedup();
         if self.said != kinds {
             tracing::warn!(
                 causes,
@@ -278,13 +288,13 @@ impl Faults {
         self.said = kinds;
     }
 
-    /// Says that there is a connection, unless this endpoint refuses calls: it may do so for hours.
-    fn say_connected(&mut self, endpoint: &Endpoint) {
-        let name = endpoint.to_string();
+    /// Says that there is a connection, unless this place refuses calls: it may do so for hours.
+    fn say_connected(&mut self, place: &Place) {
+        let name = place.to_string();
         let count = self.refusing.len();
         self.refusing.retain(|refusing| *refusing != name);
         if self.refusing.len() == count {
-            tracing::info!(%endpoint, "connected to a shipper");
+            tracing::info!(endpoint = %place, "connected to a shipper");
         }
     }
 
@@ -320,15 +330,16 @@ impl Forwarder {
         let table = Arc::clone(&self.table);
         let mut gatherer = Gatherer::new(table, Arc::clone(&self.signals), self.seed);
         let mut backoff = Backoff::new(RETRY_BASE, RETRY_CAP, self.seed);
-        let endpoints = self.config.shipper.clone();
-        let mut ring = endpoints.iter().cycle();
+        let mut ring = Ring::new(&self.config.shipper, self.seed);
         let mut faults = Faults::default();
         while !*self.shutdown.borrow() {
-            for endpoint in ring.by_ref() {
-                match self.connect(endpoint).await {
-                    Err(error) => faults.add(endpoint, &Explanation::new(endpoint, &error)),
+            loop {
+                let place = ring.next().await;
+                let endpoint = &place.endpoint;
+                match self.connect(&place).await {
+                    Err(error) => faults.add(&place, &Explanation::new(endpoint, &error)),
                     Ok(client) => {
-                        faults.say_connected(endpoint);
+                        faults.say_connected(&place);
                         let connection = Connection::new(client.clone());
                         self.connected.send_replace(Some(connection));
                         let (returned, end, was_useful) = self.session(client, gatherer).await;
@@ -348,21 +359,22 @@ impl Forwarder {
                             backoff.reset();
                         }
                         if was_useful && matches!(end, SessionEnd::Ended) {
-                            tracing::info!(%endpoint, %end, "changing to the next shipper");
+                            tracing::info!(endpoint = %place, %end, "changing to the next shipper");
                             continue;
                         }
                         if was_useful {
                             tracing::warn!(
-                                %endpoint, %end, "lost a shipper; entries stay in the journals"
+                                endpoint = %place, %end,
+                                "lost a shipper; entries stay in the journals"
                             );
-                            faults.add(endpoint, &Explanation::plain(end.to_string()));
+                            faults.add(&place, &Explanation::plain(end.to_string()));
                         } else {
-                            faults.add(endpoint, &end.explain(endpoint));
-                            faults.refusing.push(endpoint.to_string());
+                            faults.add(&place, &end.explain(endpoint));
+                            faults.refusing.push(place.to_string());
                         }
                     }
                 }
-                if faults.found.len() >= endpoints.len() {
+                if faults.found.len() >= ring.place_count() {
                     break;
                 }
             }
@@ -374,34 +386,34 @@ impl Forwarder {
         }
     }
 
-    async fn connect(&self, endpoint: &Endpoint) -> Result<Client, ConnectError> {
+    async fn connect(&self, place: &Place) -> Result<Client, ConnectError> {
         let token = match &self.config.shipper_token_file {
             Some(path) => Some(bearer(path, &read(path).await?)?),
             None => None,
         };
-        let channel = match endpoint {
-            Endpoint::Unix(path) => {
+        let channel = match &place.target {
+            Target::Unknown(error) => return Err(ConnectError::Lookup(Arc::clone(error))),
+            Target::Socket(path) => {
                 let path = path.clone();
                 let connector = tower::service_fn(move |_: http::Uri| {
                     let path = path.clone();
                     async move {
                         let stream = tokio::net::UnixStream::connect(path).await?;
-                        Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+                        Ok::<_, std::io::Error>(TokioIo::new(stream))
                     }
                 });
                 let tuned = tune(Channel::from_static("http://shipper"));
                 timeout(CONNECT_WAIT_MAX, tuned.connect_with_connector(connector)).await
             }
-            Endpoint::Http(uri) => {
-                let tuned =
-                    tune(Channel::from_shared(uri.clone()).map_err(|_| ConnectError::Timeout)?);
-                timeout(CONNECT_WAIT_MAX, tuned.connect()).await
-            }
-            Endpoint::Https(uri) => {
-                let tuned =
-                    tune(Channel::from_shared(uri.clone()).map_err(|_| ConnectError::Timeout)?);
-                let secured = tuned.tls_config(self.tls().await?)?;
-                timeout(CONNECT_WAIT_MAX, secured.connect()).await
+            Target::Address(address) => {
+                let address = *address;
+                let connector = tower::service_fn(move |_: http::Uri| async move {
+                    let stream = TcpStream::connect(address).await?;
+                    stream.set_nodelay(true)?;
+                    Ok::<_, std::io::Error>(TokioIo::new(stream))
+                });
+                let tuned = self.tuned(&place.endpoint).await?;
+                timeout(CONNECT_WAIT_MAX, tuned.connect_with_connector(connector)).await
             }
         };
         let channel = channel.map_err(|_| ConnectError::Timeout)??;
@@ -409,6 +421,17 @@ impl Forwarder {
         Ok(client
             .max_decoding_message_size(RESPONSE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    /// Returns how to speak to an endpoint, whichever of its addresses is connected to: a certificate
+    /// vouches for its name.
+    async fn tuned(&self, endpoint: &Endpoint) -> Result<tonic::transport::Endpoint, ConnectError> {
+        let uri = endpoint.to_string();
+        let tuned = tune(Channel::from_shared(uri).map_err(|_| ConnectError::Timeout)?);
+        match endpoint {
+            Endpoint::Https(_) => Ok(tuned.tls_config(self.tls().await?)?),
+            Endpoint::Unix(_) | Endpoint::Http(_) => Ok(tuned),
+        }
     }
 
     /// Reads certificates anew at every connection: they are rotated while the driver runs.
@@ -764,7 +787,6 @@ impl Session {
 fn tune(endpoint: tonic::transport::Endpoint) -> tonic::transport::Endpoint {
     endpoint
         .connect_timeout(CONNECT_WAIT_MAX)
-        .tcp_nodelay(true)
         .initial_stream_window_size(HTTP2_WINDOW_BYTES)
         .initial_connection_window_size(HTTP2_WINDOW_BYTES)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)

@@ -26,6 +26,7 @@ mod journal;
 mod keeper;
 mod kept;
 pub mod logging;
+mod places;
 mod plugin_api;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod rehearsal;
