@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that the tests find what they need: an engine, Compose, Python for the official SDK.
+# Makes sure that the tests find what they need: an engine, Compose, Python for the official SDK,
+# network namespaces, and openssl for README's certificates.
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
 
@@ -8,3 +9,5 @@ need_engine
 need_compose
 has containerd || install_packages "containerd" containerd
 python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages "Python with venv" python3-venv
+has ip || install_packages "network namespaces" iproute2
+has openssl || install_packages "openssl" openssl

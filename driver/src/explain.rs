@@ -117,6 +117,11 @@ fn certificate_hint(fault: &CertificateError) -> &'static str {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "SHIPPER_CA_FILE must hold the CA that signed the shipper's cert_file"
         }
+        // The library that verifies has no public type for it here.
+        other if other.to_string().contains("CaUsedAsEndEntity") => {
+            "the shipper's cert_file is that of an authority (CA:TRUE): it needs one that the \
+             authority has signed"
+        }
         _ => "the shipper's cert_file can't be used",
     }
 }
@@ -186,6 +191,16 @@ mod tests {
             shown(&format!("x{longest}")).len(),
             SHOWN_BYTES_MAX - 1 + '…'.len_utf8()
         );
+    }
+
+    #[test]
+    fn an_authority_that_stands_for_a_shipper_is_named() {
+        let verifier = io::Error::other("CaUsedAsEndEntity");
+        let other = rustls::OtherError(std::sync::Arc::new(verifier));
+        let fault = TlsError::InvalidCertificate(CertificateError::Other(other));
+        let endpoint = Endpoint::Https("https://h:1".to_owned());
+        let text = Explanation::new(&endpoint, &io::Error::other(fault)).to_string();
+        assert!(text.contains("that of an authority (CA:TRUE)"), "{text}");
     }
 
     #[test]

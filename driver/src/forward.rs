@@ -201,8 +201,8 @@ pub(crate) enum ConnectError {
     /// Somebody is there and says nothing.
     #[error("no connection within {} s", CONNECT_WAIT_MAX.as_secs())]
     Timeout,
-    #[error(transparent)]
     /// Nobody knows where it is.
+    #[error(transparent)]
     Lookup(Arc<LookupError>),
 }
 

@@ -3,7 +3,7 @@
 use shipper::ledger::Line;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, MutexGuard, mpsc};
+use tokio::sync::{MutexGuard, mpsc};
 use tokio::time::{Instant, timeout};
 use world::dockerd::{Info, Pipe};
 use world::oracle::{Report, examine};
@@ -13,20 +13,10 @@ use world::standin::Standin;
 use world::standin::config::{Clock, Config};
 use world::standin::store::Upload;
 
+pub(crate) use world::turn::{turn, turn_without_runtime};
+
 /// Time without a new record after which no more are waited for.
 const PATIENCE: Duration = Duration::from_secs(45);
-
-static TURN: Mutex<()> = Mutex::const_new(());
-
-/// Waits for the right to use the machine.
-pub(crate) async fn turn() -> MutexGuard<'static, ()> {
-    TURN.lock().await
-}
-
-/// Takes the right to use the machine, for a case without a runtime.
-pub(crate) fn turn_without_runtime() -> MutexGuard<'static, ()> {
-    TURN.blocking_lock()
-}
 
 /// A stand-in, a host, and the right to use the machine: cases that measure time or load it fully
 /// would disturb each other.

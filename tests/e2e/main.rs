@@ -9,6 +9,7 @@
     reason = "a panic fails a test, helpers are part of tests, and a failed test shows its output"
 )]
 
+mod certificates;
 mod chaos;
 mod crashes;
 mod delivery;
@@ -16,8 +17,10 @@ mod docker_logs;
 mod engine;
 mod faults;
 mod hardening;
+mod hosts;
 mod installing;
 mod log_options;
 mod migration;
+mod net;
 mod scene;
 mod secrets;

@@ -14,7 +14,6 @@ use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 use world::client;
 use world::processes::{
@@ -23,6 +22,7 @@ use world::processes::{
 use world::standin::Standin;
 use world::standin::config::{Clock, Config, Key, Topic};
 use world::standin::store::parse_flow;
+use world::turn::turn;
 
 /// Name of the plugin, as a user installs it.
 pub(crate) const PLUGIN: &str = "tencent-cls";
@@ -51,8 +51,7 @@ pub(crate) struct Scene {
 /// Runs a test in a scene of its own, without a plugin and without a shipper, and clears it away
 /// whatever comes of the test. One at a time: the machine is small, and some tests measure time.
 pub(crate) async fn scene(flags: &[&'static str], test: impl AsyncFnOnce(&mut Scene)) {
-    static TURN: Mutex<()> = Mutex::const_new(());
-    let _turn = TURN.lock().await;
+    let _turn = turn().await;
     let mut scene = Scene::start(flags).await.unwrap();
     let outcome = AssertUnwindSafe(test(&mut scene)).catch_unwind().await;
     if outcome.is_err() {

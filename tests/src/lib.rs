@@ -5,6 +5,7 @@
 pub mod chatter;
 pub mod client;
 pub mod dockerd;
+pub mod fleet;
 pub mod metadata;
 pub mod nodes;
 pub mod oracle;
@@ -12,3 +13,4 @@ pub mod processes;
 pub mod script;
 pub mod standin;
 pub mod tally;
+pub mod turn;

@@ -3,12 +3,15 @@
 
 use crate::client;
 use crate::dockerd::Dockerd;
-use crate::processes::{Process, TOPIC_ID, free_address, start_driver, start_shipper};
+use crate::processes::{Process, TOPIC_ID, free_address, program, start_driver, start_shipper};
 use anyhow::Context as _;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
+
+/// Where a shipper in a network namespace of its own tells of itself.
+const ADMIN_PORT: u16 = 9464;
 
 /// How a shipper is set up.
 #[derive(Debug, Clone)]
@@ -23,6 +26,17 @@ pub struct ShipperSettings {
     pub sections: String,
     /// What it logs.
     pub log_level: &'static str,
+    /// Where it runs, if not beside the test.
+    pub netns: Option<Site>,
+}
+
+/// A network namespace, and the address of whoever is in it.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// Name of the namespace.
+    pub netns: String,
+    /// Its address, which the test can reach.
+    pub address: IpAddr,
 }
 
 /// A shipper.
@@ -41,10 +55,15 @@ impl Shipper {
     /// # Errors
     /// If it does not come up.
     pub async fn start(settings: ShipperSettings) -> anyhow::Result<Self> {
+        // A namespace of one process has all ports free.
+        let admin = match &settings.netns {
+            Some(site) => SocketAddr::new(site.address, ADMIN_PORT),
+            None => free_address()?,
+        };
         let mut shipper = Self {
             process: None,
             settings,
-            admin: free_address()?,
+            admin,
             dir: tempfile::tempdir()?,
         };
         shipper.up().await?;
@@ -57,7 +76,10 @@ impl Shipper {
     /// If it does not come up.
     pub async fn up(&mut self) -> anyhow::Result<()> {
         let arguments = ["--log-level", self.settings.log_level];
-        let process = start_shipper(self.dir(), &self.config(), self.admin, &arguments).await?;
+        let netns = self.settings.netns.as_ref().map(|site| &*site.netns);
+        let program = program("cls-shipper", netns)?;
+        let config = self.config();
+        let process = start_shipper(program, self.dir(), &config, self.admin, &arguments).await?;
         self.process = Some(process);
         Ok(())
     }
@@ -166,11 +188,19 @@ impl Driver {
     /// # Errors
     /// If it does not come up.
     pub async fn start(settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+        Self::start_in(None, settings).await
+    }
+
+    /// Starts a driver in a network namespace, or beside the test, and waits until it answers.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub async fn start_in(netns: Option<&str>, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let fifo_dir = dir.path().join("logging");
         fs::create_dir(&fifo_dir)?;
         Ok(Self {
-            process: start_driver(dir.path(), settings).await?,
+            process: start_driver(program("cls-driver", netns)?, dir.path(), settings).await?,
             dockerd: Dockerd::new(&dir.path().join("plugin.sock"), &fifo_dir),
             dir,
         })

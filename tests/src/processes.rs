@@ -426,7 +426,9 @@ impl Host {
     /// # Errors
     /// If it does not come up.
     pub async fn start_shipper(&mut self) -> anyhow::Result<()> {
-        let shipper = start_shipper(self.dir.path(), &self.shipper_toml(), self.admin, &[]).await?;
+        let program = program("cls-shipper", None)?;
+        let config = self.shipper_toml();
+        let shipper = start_shipper(program, self.dir.path(), &config, self.admin, &[]).await?;
         self.shipper = Some(shipper);
         Ok(())
     }
@@ -443,7 +445,7 @@ impl Host {
             ("HOST_NAME", HOST_NAME),
             ("LOG_LEVEL", "info"),
         ];
-        self.driver = Some(start_driver(dir, &settings).await?);
+        self.driver = Some(start_driver(program("cls-driver", None)?, dir, &settings).await?);
         Ok(())
     }
 
@@ -548,12 +550,28 @@ listen = "{admin}"
     }
 }
 
+/// Returns a command that runs a binary of this workspace, in a network namespace if one is named.
+///
+/// # Errors
+/// As [`binary`].
+pub fn program(name: &str, netns: Option<&str>) -> anyhow::Result<Command> {
+    let binary = binary(name)?;
+    let Some(netns) = netns else {
+        return Ok(Command::new(binary));
+    };
+    // `ip` becomes the program: its process is the one that is signalled.
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", netns]).arg(binary);
+    Ok(command)
+}
+
 /// Starts a shipper in `dir`, with `config` and `arguments`, and waits until its admin server at
 /// `admin` answers.
 ///
 /// # Errors
 /// If it does not come up.
 pub async fn start_shipper(
+    mut program: Command,
     dir: &Path,
     config: &str,
     admin: SocketAddr,
@@ -561,9 +579,8 @@ pub async fn start_shipper(
 ) -> anyhow::Result<Process> {
     let path = dir.join("shipper.toml");
     fs::write(&path, config)?;
-    let mut command = Command::new(binary("cls-shipper")?);
-    command.arg("--config").arg(path).args(arguments);
-    let mut shipper = Process::start("shipper", command, dir)?;
+    program.arg("--config").arg(path).args(arguments);
+    let mut shipper = Process::start("shipper", program, dir)?;
     shipper
         .wait_ready(async || client::call(admin, "GET", "/healthz").await.is_ok())
         .await?;
@@ -574,14 +591,17 @@ pub async fn start_shipper(
 ///
 /// # Errors
 /// If it does not come up.
-pub async fn start_driver(dir: &Path, settings: &[(&str, &str)]) -> anyhow::Result<Process> {
+pub async fn start_driver(
+    mut program: Command,
+    dir: &Path,
+    settings: &[(&str, &str)],
+) -> anyhow::Result<Process> {
     let socket = dir.join("plugin.sock");
-    let mut command = Command::new(binary("cls-driver")?);
-    command.env("PLUGIN_SOCKET", &socket);
-    command.env("STATE_DIR", dir.join("state"));
-    command.env("FIFO_DIR", dir.join("logging"));
-    command.envs(settings.iter().copied());
-    let mut driver = Process::start("driver", command, dir)?;
+    program.env("PLUGIN_SOCKET", &socket);
+    program.env("STATE_DIR", dir.join("state"));
+    program.env("FIFO_DIR", dir.join("logging"));
+    program.envs(settings.iter().copied());
+    let mut driver = Process::start("driver", program, dir)?;
     let is_ready = async || tokio::net::UnixStream::connect(&socket).await.is_ok();
     driver.wait_ready(is_ready).await?;
     Ok(driver)
