@@ -4,6 +4,7 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -42,6 +43,8 @@ enum Command {
     Check,
     /// Show what became of every entry, per container, as the running shipper knows it.
     Ledger,
+    /// Fail unless the running shipper takes entries: a health check for images without a shell.
+    Healthcheck,
     /// Look after the records that CLS would not take.
     #[command(subcommand)]
     DeadLetter(DeadLetterCommand),
@@ -66,6 +69,10 @@ enum DeadLetterCommand {
 
 /// The configuration is bad (sysexits.h: EX_USAGE).
 const EXIT_CONFIG: u8 = 64;
+
+/// How long the running shipper may take to answer a command. Whoever checks its health gives up
+/// after a time of the same order.
+const ASK_WAIT_MAX: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     // Before a key is in memory.
@@ -95,6 +102,7 @@ fn main() -> ExitCode {
         None => serve(config),
         Some(Command::Check) => say("the configuration is good"),
         Some(Command::Ledger) => ledger(&config),
+        Some(Command::Healthcheck) => healthcheck(&config),
         Some(Command::DeadLetter(command)) => dead_letter(&config, command),
     };
     match ended {
@@ -147,15 +155,26 @@ fn raise_descriptor_limit() -> std::io::Result<()> {
 }
 
 fn ledger(config: &Config) -> anyhow::Result<()> {
-    let url = format!("http://{}/api/ledger", config.admin_listen);
-    let lines: Vec<Line> = runtime()?
-        .block_on(async {
-            let client = Client::new()?;
-            let response = client.http().get(&url).send().await?.error_for_status()?;
-            anyhow::Ok(serde_json::from_str(&response.text().await?)?)
-        })
-        .with_context(|| format!("ask the running shipper at {url}"))?;
+    let lines: Vec<Line> = serde_json::from_str(&ask(config, "/api/ledger")?)?;
     say(table(&lines).trim_end())
+}
+
+fn healthcheck(config: &Config) -> anyhow::Result<()> {
+    say(ask(config, "/readyz")?.trim_end())
+}
+
+/// Asks the running shipper's admin server.
+fn ask(config: &Config, path: &str) -> anyhow::Result<String> {
+    let url = format!("http://{}{path}", config.admin_listen);
+    let answer = async {
+        let client = Client::new()?;
+        let request = client.http().get(&url).timeout(ASK_WAIT_MAX);
+        let response = request.send().await?.error_for_status()?;
+        anyhow::Ok(response.text().await?)
+    };
+    runtime()?
+        .block_on(answer)
+        .with_context(|| format!("ask the running shipper at {url}"))
 }
 
 fn dead_letter(config: &Config, command: DeadLetterCommand) -> anyhow::Result<()> {

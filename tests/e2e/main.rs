@@ -24,3 +24,4 @@ mod migration;
 mod net;
 mod scene;
 mod secrets;
+mod swarm;
