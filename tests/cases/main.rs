@@ -10,11 +10,13 @@
 mod conservation;
 mod cores;
 mod dead_letters;
+mod deploy;
 mod fleet;
 mod hosts;
 mod lanes;
 mod official_sdk;
 mod outage;
+mod python;
 mod relay;
 mod restart;
 mod rotation;

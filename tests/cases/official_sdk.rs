@@ -1,25 +1,11 @@
 //! The official SDK for Python talks to the stand-in: what it uploads is there, and what is wrong
 //! gets the documented errors. So the stand-in is no friend of our client alone.
 
+use crate::python::python;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use world::client;
 use world::processes::{TOPIC_ID, start_standin};
-
-/// Returns the Python of the environment with the SDK, which is made if it is missing.
-fn python() -> PathBuf {
-    let exe = std::env::current_exe().unwrap();
-    // target/<profile>/deps/<test>
-    let venv = exe.ancestors().nth(3).unwrap().join("sdk-venv");
-    let setup = Command::new(sdk_dir().join("setup.sh"))
-        .arg(&venv)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&setup.stderr);
-    assert!(setup.status.success(), "setup.sh: {said}");
-    venv.join("bin/python")
-}
 
 fn sdk_dir() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/sdk"))
@@ -51,7 +37,7 @@ async fn the_sdk_uploads_and_gets_the_documented_errors() {
     for fault in ["/fault?kind=drip&ms=1&count=1", "/fault?kind=429&count=1"] {
         client::call(address, "POST", fault).await.unwrap();
     }
-    let mut command = tokio::process::Command::new(python());
+    let mut command = tokio::process::Command::new(python().unwrap());
     command.arg(sdk_dir().join("upload.py"));
     command.args([
         &format!("http://{address}"),

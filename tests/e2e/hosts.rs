@@ -77,8 +77,10 @@ async fn host_count(shipper: &Shipper) -> u64 {
     shipper.metric("cls_shipper_hosts").await.unwrap_or(0)
 }
 
-fn logs(drivers: &[Driver]) -> String {
-    let logs: Vec<_> = drivers.iter().map(Driver::log).collect();
+/// Returns what all nodes have written, for a test that fails.
+fn logs(drivers: &[Driver], shippers: &[Shipper]) -> String {
+    let shippers = shippers.iter().map(Shipper::log);
+    let logs: Vec<_> = drivers.iter().map(Driver::log).chain(shippers).collect();
     logs.join("\n---\n")
 }
 
@@ -126,7 +128,12 @@ fn a_host_whose_cable_is_pulled_is_alone_and_catches_up() {
         let cut = Instant::now();
         let is_noticed =
             async || drivers[0].log().contains("lost a shipper") && host_count(&shipper).await == 2;
-        wait("both sides to notice", &logs(&drivers), is_noticed).await;
+        wait(
+            "both sides to notice",
+            &logs(&drivers, std::slice::from_ref(&shipper)),
+            is_noticed,
+        )
+        .await;
         let noticed = cut.elapsed();
         sleep(CUT.saturating_sub(noticed)).await;
         let mended = Instant::now();
@@ -149,7 +156,11 @@ fn a_host_whose_cable_is_pulled_is_alone_and_catches_up() {
             "one of three hosts silent for {CUT:?}: noticed after {noticed:?}, longest gap in the \
              others' uploads {others:?}, its own go on {back:?} after the end; {report}"
         );
-        assert!(report.is_at_least_once(), "{report}{}", logs(&drivers));
+        assert!(
+            report.is_at_least_once(),
+            "{report}{}",
+            logs(&drivers, std::slice::from_ref(&shipper))
+        );
         assert!(
             HOSTS[1..]
                 .iter()
@@ -190,13 +201,13 @@ fn check_two_shippers(names: [&'static str; 2], endpoints: &'static str) {
         let began = Instant::now();
         let [first, second] = &shippers;
         let both = async || host_count(first).await > 0 && host_count(second).await > 0;
-        wait("hosts on both", &logs(&drivers), both).await;
+        wait("hosts on both", &logs(&drivers, &shippers), both).await;
         let spread = began.elapsed();
         let killed = Instant::now();
         shippers[0].kill().unwrap();
         let [_, second] = &shippers;
         let all = async || host_count(second).await == 3;
-        wait("all hosts on the second", &logs(&drivers), all).await;
+        wait("all hosts on the second", &logs(&drivers, &shippers), all).await;
         sleep(FAILOVER_MAX).await;
         let gap = |host: &&str| longest_gap(&cloud, host, killed, Instant::now());
         let gap = HOSTS.iter().map(gap).max().unwrap_or_default();
@@ -204,7 +215,7 @@ fn check_two_shippers(names: [&'static str; 2], endpoints: &'static str) {
         let up = Instant::now();
         let [first, second] = &shippers;
         let both = async || host_count(first).await > 0 && host_count(second).await > 0;
-        wait("hosts on both again", &logs(&drivers), both).await;
+        wait("hosts on both again", &logs(&drivers, &shippers), both).await;
         let again = up.elapsed();
         let _pipes = writing.finish().await;
         let report = cloud.settle(&writing.scripts).await;
@@ -212,7 +223,7 @@ fn check_two_shippers(names: [&'static str; 2], endpoints: &'static str) {
             "three hosts, two shippers, age limit {AGE_MAX_S} s: on both after {spread:?}; one is \
              killed: at most {gap:?} without an upload; on both {again:?} after it is back; {report}"
         );
-        let logs = logs(&drivers);
+        let logs = logs(&drivers, &shippers);
         assert!(report.is_at_least_once(), "{report}{logs}");
         assert!(!logs.contains("no shipper can be reached"), "{logs}");
         assert!(gap < FAILOVER_MAX, "{gap:?}\n{logs}");

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes a virtual environment with the official CLS SDK for Python, once.
+# Makes a virtual environment with the official CLS SDK for Python and Kubernetes's schemas, once.
 #
 #   tests/sdk/setup.sh [DIR]      DIR defaults to target/sdk-venv
 #
