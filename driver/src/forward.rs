@@ -19,7 +19,8 @@ use crate::containers::Table;
 use crate::explain::{self, Explanation};
 use crate::fifo::Signals;
 use crate::gather::{Gatherer, Round};
-use crate::places::{LookupError, Place, Ring, Target};
+use crate::places::{Place, Ring, Target};
+use crate::resolve::{LookupError, Resolver, System};
 use hyper_util::rt::TokioIo;
 use proto::backoff::Backoff;
 use proto::limits::{MESSAGE_BYTES_MAX, RESPONSE_BYTES_MAX};
@@ -330,7 +331,7 @@ impl Forwarder {
         let table = Arc::clone(&self.table);
         let mut gatherer = Gatherer::new(table, Arc::clone(&self.signals), self.seed);
         let mut backoff = Backoff::new(RETRY_BASE, RETRY_CAP, self.seed);
-        let mut ring = Ring::new(&self.config.shipper, self.seed);
+        let mut ring = Ring::new(&self.config.shipper, self.seed, Resolver::new(System));
         let mut faults = Faults::default();
         while !*self.shutdown.borrow() {
             loop {

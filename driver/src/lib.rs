@@ -30,6 +30,7 @@ mod places;
 mod plugin_api;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod rehearsal;
+mod resolve;
 pub mod sandbox;
 mod start;
 

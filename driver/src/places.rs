@@ -10,20 +10,15 @@
 //! Bound: [`ADDRESSES_MAX`] places per name, drawn by lot if there are more.
 
 use crate::config::Endpoint;
+use crate::resolve::{LookupError, Resolver};
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::timeout;
 
 /// Places that a name stands for at most: a turn through them all must end in a useful time.
 const ADDRESSES_MAX: usize = 64;
-
-/// How long a name may take to be looked up.
-const LOOKUP_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// A place at which a shipper may be found.
 #[derive(Debug)]
@@ -43,21 +38,6 @@ pub(crate) enum Target {
     Address(SocketAddr),
     /// Nowhere: it is not known where.
     Unknown(Arc<LookupError>),
-}
-
-/// A name stands for no address that is known.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LookupError {
-    #[error("could not look {host} up")]
-    Failed {
-        host: String,
-        #[source]
-        source: io::Error,
-    },
-    #[error("could not look {host} up within {} s", LOOKUP_WAIT_MAX.as_secs())]
-    Timeout { host: String },
-    #[error("{host} has no address")]
-    Empty { host: String },
 }
 
 impl fmt::Display for Place {
@@ -82,6 +62,7 @@ pub(crate) struct Ring {
     /// Its addresses whose turn is still to come.
     waiting: VecDeque<SocketAddr>,
     random: fastrand::Rng,
+    resolver: Resolver,
 }
 
 #[derive(Debug)]
@@ -93,7 +74,7 @@ struct Known {
 
 impl Ring {
     /// Returns a ring that begins with the first of `endpoints`, of which there is one at least.
-    pub(crate) fn new(endpoints: &[Endpoint], seed: u64) -> Self {
+    pub(crate) fn new(endpoints: &[Endpoint], seed: u64, resolver: Resolver) -> Self {
         let known = |endpoint: &Endpoint| Known {
             endpoint: endpoint.clone(),
             addresses: Vec::new(),
@@ -103,6 +84,7 @@ impl Ring {
             current: endpoints.len().saturating_sub(1),
             waiting: VecDeque::new(),
             random: fastrand::Rng::with_seed(seed),
+            resolver,
         }
     }
 
@@ -125,7 +107,7 @@ impl Ring {
             }
             Endpoint::Http(uri) | Endpoint::Https(uri) => uri.clone(),
         };
-        let target = self.turn_to(look_up(&uri).await);
+        let target = self.turn_to(look_up(&self.resolver, &uri).await);
         self.place(target)
     }
 
@@ -172,32 +154,20 @@ fn arrange(
 }
 
 /// Returns the addresses of an endpoint's host, one at least.
-async fn look_up(uri: &str) -> Result<Vec<SocketAddr>, LookupError> {
+async fn look_up(resolver: &Resolver, uri: &str) -> Result<Vec<SocketAddr>, LookupError> {
     let uri: http::Uri = uri.parse().unwrap_or_default();
     let host = uri.host().unwrap_or_default();
     // A literal address of version 6 stands in brackets.
-    let host = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .to_owned();
-    let port = uri.port_u16().unwrap_or_default();
-    let found = timeout(
-        LOOKUP_WAIT_MAX,
-        tokio::net::lookup_host((host.as_str(), port)),
-    )
-    .await
-    .map(|found| found.map(Iterator::collect::<Vec<_>>));
-    match found {
-        Ok(Ok(found)) if found.is_empty() => Err(LookupError::Empty { host }),
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(source)) => Err(LookupError::Failed { host, source }),
-        Err(_) => Err(LookupError::Timeout { host }),
-    }
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    resolver
+        .lookup(host, uri.port_u16().unwrap_or_default())
+        .await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resolve::System;
 
     fn addresses(count: u8) -> Vec<SocketAddr> {
         let address = |number| SocketAddr::from(([10, 0, 0, number], 9463));
@@ -205,7 +175,11 @@ mod tests {
     }
 
     fn ring(seed: u64) -> Ring {
-        Ring::new(&[Endpoint::Https("https://shipper:9463".into())], seed)
+        Ring::new(
+            &[Endpoint::Https("https://shipper:9463".into())],
+            seed,
+            Resolver::new(System),
+        )
     }
 
     /// Takes a turn of a name through the ring.
@@ -218,7 +192,7 @@ mod tests {
     }
 
     fn failed() -> LookupError {
-        LookupError::Timeout { host: "h".into() }
+        LookupError::Silent { host: "h".into() }
     }
 
     #[test]
@@ -274,7 +248,7 @@ mod tests {
             Endpoint::Http("http://127.0.0.1:1".into()),
             Endpoint::Https("https://[::1]:2".into()),
         ];
-        let mut ring = Ring::new(&endpoints, 1);
+        let mut ring = Ring::new(&endpoints, 1, Resolver::new(System));
         let mut seen = Vec::new();
         for _ in 0..4 {
             seen.push(ring.next().await.to_string());
