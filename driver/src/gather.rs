@@ -396,7 +396,7 @@ impl Gatherer {
         };
         match call.stream.journal().ack(ack.offset, fates) {
             Ok(()) => {}
-            Err(error @ AckError::BeyondSent { .. }) => {
+            Err(error @ (AckError::BeyondSent { .. } | AckError::InsideEntry { .. })) => {
                 let container = call.stream.container_id();
                 round.fault = Some(format!("container {container}: {error}"));
                 return;

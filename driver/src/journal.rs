@@ -244,6 +244,13 @@ pub(crate) enum AckError {
         /// The last sent one.
         sent: u64,
     },
+    /// The shipper acknowledges a part of an entry; nothing changed. What goes on there would not be
+    /// understood.
+    #[error("acknowledged offset {offset} lies inside of an entry")]
+    InsideEntry {
+        /// The acknowledged offset.
+        offset: u64,
+    },
     /// More entries are said to be settled than were sent and are not settled yet. The offset counts,
     /// and of the entries as many as there were.
     #[error("{entries} entries more than were sent are acknowledged")]
@@ -379,6 +386,7 @@ impl Journal {
     pub(crate) fn rewind(&self) {
         let mut reader = lock(&self.reader);
         reader.sent = reader.acked;
+        reader.boundaries.clear();
         reader.is_finish_sent = false;
     }
 
@@ -451,6 +459,9 @@ impl Journal {
         if offset > reader.sent {
             let sent = reader.sent;
             return Err(AckError::BeyondSent { offset, sent });
+        }
+        if offset > reader.acked && !self.is_boundary(&reader, offset) {
+            return Err(AckError::InsideEntry { offset });
         }
         let surplus = reader.settle(offset, fates);
         let saved = self.save(&mut reader);
@@ -674,6 +685,32 @@ impl Journal {
         if !segment.is_fallback && !self.medium.is_memory() {
             *lock(&segment.file) = None;
         }
+    }
+
+    /// Returns whether an entry ends at an offset that was sent. Nearly always that is where a chunk
+    /// ends; otherwise the entries of that chunk are read. One that can't be read is believed.
+    fn is_boundary(&self, reader: &Reader, offset: u64) -> bool {
+        let mut at = reader.boundary_before(offset);
+        if at == offset || reader.is_inside_hole(offset) {
+            return at == offset;
+        }
+        let mut buffer = vec![0; FRAME_BYTES_MAX];
+        while at < offset {
+            let Ok(bytes) = self.read(at, &mut buffer) else {
+                return true;
+            };
+            let read = buffer.get(..bytes).unwrap_or_default();
+            let rest_bytes = usize::try_from(offset.saturating_sub(at)).unwrap_or(usize::MAX);
+            let walk = walk(read, rest_bytes.max(1), at, u64::MAX);
+            if walk.bytes == 0 {
+                // What is damaged is a hole by now, and no entry to read.
+                return reader
+                    .hole_start_behind(at)
+                    .is_some_and(|hole| hole < offset);
+            }
+            at = at.saturating_add(walk.bytes as u64);
+        }
+        at == offset
     }
 
     fn segment_at(&self, offset: u64) -> Option<Arc<Segment>> {

@@ -10,6 +10,10 @@ use proto::frame::{self, Decoded, EntryView};
 use proto::limits::FRAME_BYTES_MAX;
 use std::collections::VecDeque;
 
+/// Boundaries that are remembered: more are in flight only of a stream that trickles behind a lane
+/// that holds. Those that are not are found by reading.
+const BOUNDARIES_MAX: usize = 1024;
+
 /// The reading side of a journal.
 #[derive(Debug)]
 pub(super) struct Reader {
@@ -19,6 +23,9 @@ pub(super) struct Reader {
     /// Entries in `[acked, walked)` outside holes.
     pub(super) live_entries: u64,
     pub(super) settled: Counters,
+    /// Where what was sent and is not acknowledged begins and ends, ascending: at most
+    /// [`BOUNDARIES_MAX`].
+    pub(super) boundaries: VecDeque<u64>,
     /// By offset, none below `acked`, none overlapping.
     pub(super) holes: VecDeque<Hole>,
     pub(super) is_finish_sent: bool,
@@ -50,9 +57,34 @@ impl Reader {
     pub(super) fn send_hole(&mut self) -> Option<Hole> {
         let sent = self.sent;
         let hole = self.holes.iter().find(|hole| hole.span.start == sent)?;
+        let hole = hole.clone();
         self.sent = hole.span.end;
         self.walked = self.walked.max(self.sent);
-        Some(hole.clone())
+        self.note_boundary(hole.span.start);
+        self.note_boundary(hole.span.end);
+        Some(hole)
+    }
+
+    fn note_boundary(&mut self, offset: u64) {
+        let is_new = self.boundaries.back().is_none_or(|last| *last < offset);
+        if is_new && self.boundaries.len() < BOUNDARIES_MAX {
+            self.boundaries.push_back(offset);
+        }
+    }
+
+    /// Returns the last offset not behind `offset` of which is known that an entry begins there.
+    pub(super) fn boundary_before(&self, offset: u64) -> u64 {
+        let known = self.boundaries.partition_point(|known| *known <= offset);
+        let known = known
+            .checked_sub(1)
+            .and_then(|index| self.boundaries.get(index));
+        known.copied().unwrap_or(0).max(self.acked)
+    }
+
+    /// Returns whether a hole holds an offset.
+    pub(super) fn is_inside_hole(&self, offset: u64) -> bool {
+        let mut holes = self.holes.iter();
+        holes.any(|hole| hole.span.start < offset && offset < hole.span.end)
     }
 
     pub(super) fn next_hole_start(&self) -> Option<u64> {
@@ -98,6 +130,8 @@ impl Reader {
         let first_offset = self.sent;
         self.sent = self.sent.saturating_add(walk.bytes as u64);
         self.walked = self.walked.max(self.sent);
+        self.note_boundary(first_offset);
+        self.note_boundary(self.sent);
         self.live_entries = self.live_entries.saturating_add(walk.new_entries);
         Next::Frames {
             first_offset,
@@ -170,6 +204,13 @@ impl Reader {
     /// sent: they are not counted, or the ledger would show more than was received.
     pub(super) fn settle(&mut self, offset: u64, fates: Fates) -> u64 {
         self.acked = self.acked.max(offset);
+        while self
+            .boundaries
+            .front()
+            .is_some_and(|known| *known < self.acked)
+        {
+            self.boundaries.pop_front();
+        }
         let settled = &mut self.settled;
         let mut surplus: u64 = 0;
         for (count, claimed) in [

@@ -252,6 +252,7 @@ impl Plan {
             walked: self.acked,
             live_entries: 0,
             settled: saved.settled,
+            boundaries: VecDeque::new(),
             holes: self.holes.into(),
             is_finish_sent: false,
             sequence,

@@ -295,6 +295,36 @@ fn an_acknowledgement_of_what_was_never_sent_is_refused() {
 }
 
 #[test]
+fn an_acknowledgement_inside_of_an_entry_is_refused_and_nothing_is_lost() {
+    let mut world = World::new(JOURNAL_BYTES_MIN);
+    for _ in 0..10 {
+        world.write_frame(100);
+    }
+    let frame_bytes = frame(0, 100).len() as u64;
+    assert!(matches!(
+        world.next().0,
+        Next::Frames {
+            first_offset: 0,
+            ..
+        }
+    ));
+    for inside in [1, frame_bytes - 1, frame_bytes + 1, 10 * frame_bytes - 1] {
+        let error = world.journal.ack(inside, Fates::default()).unwrap_err();
+        assert!(matches!(error, AckError::InsideEntry { offset } if offset == inside));
+    }
+    assert_eq!(world.journal.acked(), 0);
+    for count in [1, 2, 9, 10] {
+        world
+            .journal
+            .ack(count * frame_bytes, Fates::default())
+            .unwrap();
+    }
+    world.write_frame(100);
+    world.journal.rewind();
+    assert_eq!(world.drain(), (1, vec![]));
+}
+
+#[test]
 fn the_window_bounds_what_is_in_flight() {
     let mut world = World::new(4 * JOURNAL_BYTES_MIN);
     for _ in 0..300 {
