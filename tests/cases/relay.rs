@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,6 +100,14 @@ impl Site {
 
     async fn call(&self) -> Call {
         Call::begin(self.channel().await).await.unwrap()
+    }
+
+    /// Returns a metric, with its labels as they are printed.
+    async fn metric(&self, name: &str) -> u64 {
+        let page = world::client::call(self.admin, "GET", "/metrics").await;
+        let page = String::from_utf8(page.unwrap().to_vec()).unwrap();
+        let value = page.lines().find_map(|line| line.strip_prefix(name));
+        value.map_or(0, |value| value.trim().parse().unwrap())
     }
 
     /// Returns the values of `content` that CLS has, in the order of its context.
@@ -449,10 +458,10 @@ async fn a_stop_delivers_and_acknowledges_what_was_taken() {
 
 #[tokio::test]
 async fn a_host_beyond_its_allowance_is_slowed_down_and_loses_nothing() {
-    let tenant = "[[tenants]]\nname = \"slow\"\nunix_uid = 0\nbytes_per_s = 20000";
+    let tenant = "[[tenants]]\nname = \"slow\"\nunix_uid = 0\nbytes_per_s = 14000";
     let site = Site::start(tenant).await;
     let mut call = site.call().await;
-    let line = "x".repeat(10_000);
+    let line = "x".repeat(7_000);
     let (mut offset, mut events) = (0, vec![open(1, 0, &[])]);
     for _ in 0..4 {
         let (entries, end) = chunk(1, offset, &[&line]);
@@ -460,7 +469,7 @@ async fn a_host_beyond_its_allowance_is_slowed_down_and_loses_nothing() {
         call.send(std::mem::take(&mut events)).await;
         offset = end;
     }
-    // 40 kB at 20 kB/s: a second's worth comes at once, the rest takes its time.
+    // 28 kB at 14 kB/s: a second's worth comes at once, the rest takes its time.
     let began = tokio::time::Instant::now();
     call.acked_to(1, offset).await.unwrap();
     assert!(
@@ -534,6 +543,248 @@ async fn a_tenant_writes_to_its_own_topics_only() {
         .unwrap();
     let rule = format!("topic_id \"{TOPIC}\" is not one that tenant a may use");
     assert_eq!(refused.reason, rule);
+    let mut client = RelayClient::new(site.channel().await);
+    let request = CheckRequest {
+        host: "host-2".into(),
+        ..CheckRequest::default()
+    };
+    let answer = client.check(request).await.unwrap().into_inner();
+    let other = "host name \"host-2\" is not one that tenant a may use";
+    assert_eq!(answer.faults, [other, &rule]);
+    assert_eq!(answer.identity, "a");
+    for (asked, expected) in [("open", 1), ("check", 1)] {
+        let name = format!("cls_shipper_refusals_total{{tenant=\"a\",asked=\"{asked}\"}}");
+        assert_eq!(site.metric(&name).await, expected, "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn a_driver_that_keeps_no_window_is_told_so_and_others_go_on() {
+    let site = Site::start("").await;
+    let (mut good, mut bad) = (site.call().await, site.call().await);
+    let line = "x".repeat(16_000);
+    let (entries, middle) = chunk(1, 0, &[&line, &line]);
+    let (beyond, _) = chunk(1, middle, &[&line]);
+    bad.send(vec![open(1, 0, &[]), entries, beyond]).await;
+    let status = bad.until(|_| None::<()>).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let rule = "beyond its window of 32768";
+    assert!(status.message().ends_with(rule), "{status}");
+    let (entries, end) = chunk(1, 0, &["fine"]);
+    good.send(vec![open(1, 0, &[]), entries]).await;
+    good.acked_to(1, end).await.unwrap();
+    assert_eq!(site.contents(), ["fine"]);
+}
+
+#[tokio::test]
+async fn offsets_without_an_end_and_holes_without_number_end_their_call() {
+    let site = Site::start("").await;
+    let hole = |first_offset, end_offset, reason: &str| {
+        Kind::Hole(Hole {
+            stream: 1,
+            first_offset,
+            end_offset,
+            reason: reason.to_owned(),
+            ..Hole::default()
+        })
+    };
+    let largest = hole(0, u64::MAX, "x");
+    let many = std::iter::repeat_with(|| hole(0, 0, "x")).take(2_049);
+    for (events, rule) in [
+        (
+            vec![largest, chunk(1, 0, &["x"]).0],
+            "continues at offset 0",
+        ),
+        (
+            vec![hole(0, u64::MAX - 1, "x"), at_the_end()],
+            "the largest offset",
+        ),
+        (many.collect(), "too many holes at once"),
+        (vec![hole(0, 1, &"x".repeat(257))], "too long a reason"),
+        (
+            vec![hole(0, 1, "x"), hole(1, 0, "x")],
+            "ends before it begins",
+        ),
+    ] {
+        let mut call = site.call().await;
+        call.send([vec![open(1, 0, &[])], events].concat()).await;
+        let status = call.until(|_| None::<()>).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().contains(rule), "{rule}: {status}");
+    }
+    let mut call = site.call().await;
+    let finish = std::iter::repeat_with(|| Kind::Finish(Finish::default()));
+    call.send(finish.take(4_097).collect()).await;
+    let status = call.until(|_| None::<()>).await.unwrap_err();
+    assert_eq!(status.message(), "a request has 4097 events, at most 4096");
+}
+
+/// Returns a chunk that would go beyond the largest offset.
+fn at_the_end() -> Kind {
+    Kind::Chunk(Chunk {
+        stream: 1,
+        first_offset: u64::MAX - 1,
+        frames: frames(&["x"]).into(),
+    })
+}
+
+#[tokio::test]
+async fn an_open_is_what_it_must_be_and_one_of_an_older_driver_may_lack_the_rest() {
+    let site = Site::start("").await;
+    let mut call = site.call().await;
+    let with = |stream, change: fn(&mut Open)| {
+        let Kind::Open(mut open) = open(stream, 0, &[]) else {
+            unreachable!("it is an open")
+        };
+        change(&mut open);
+        Kind::Open(open)
+    };
+    call.send(vec![
+        with(1, |open| open.journal_id = "no\nid".into()),
+        with(2, |open| open.host = "h".repeat(256)),
+        with(3, |open| {
+            open.log_opts = [("env".into(), "x".repeat(1 << 20))].into()
+        }),
+        with(4, |open| open.container = None),
+    ])
+    .await;
+    let (mut reasons, mut opened) = (Vec::new(), Vec::new());
+    call.until(|response| {
+        reasons.extend(
+            response
+                .refused
+                .iter()
+                .map(|refused| refused.reason.clone()),
+        );
+        opened.extend(response.opened.iter().map(|opened| opened.stream));
+        (reasons.len() + opened.len() == 4).then_some(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(opened, [4]);
+    for (reason, rule) in
+        reasons
+            .iter()
+            .zip(["32 lower-case hex", "host name is 256", "log options and"])
+    {
+        assert!(reason.contains(rule), "{reason}");
+    }
+    let (entries, end) = chunk(4, 0, &["of an older one"]);
+    call.send(vec![entries]).await;
+    call.acked_to(4, end).await.unwrap();
+    assert_eq!(site.contents(), ["of an older one"]);
+}
+
+/// The kernel says who connects, whatever the socket's mode lets in.
+#[tokio::test]
+async fn another_user_on_the_unix_socket_is_named_and_refused() {
+    const NOBODY: u32 = 65_534;
+    let site = Site::start("").await;
+    drop(site.channel().await);
+    let mode = std::fs::Permissions::from_mode(0o666);
+    assert_eq!(
+        std::fs::metadata(&site.socket)
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777,
+        0o600
+    );
+    std::fs::set_permissions(&site.socket, mode).unwrap();
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(site.folder.path(), open).unwrap();
+    let socket = site.socket.clone();
+    // A user is a property of the thread, and the kernel notes it when the connection is made.
+    let connecting = std::thread::spawn(move || {
+        let nobody = rustix::process::Uid::from_raw(NOBODY);
+        rustix::thread::set_thread_uid(nobody).unwrap();
+        let stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        stream
+    });
+    let stream = connecting.join().unwrap();
+    let mut stream = Some(tokio::net::UnixStream::from_std(stream).unwrap());
+    let connector = tower::service_fn(move |_| {
+        let stream = stream.take().map(hyper_util::rt::TokioIo::new);
+        std::future::ready(stream.ok_or(std::io::Error::from(std::io::ErrorKind::NotConnected)))
+    });
+    let endpoint = Endpoint::from_static("http://shipper");
+    let channel = endpoint.connect_with_connector(connector).await.unwrap();
+    let status = Call::begin(channel).await.err().unwrap();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    let rule = "no tenant of the shipper is for uid 65534 on the unix socket";
+    assert!(status.message().starts_with(rule), "{status}");
+}
+
+/// Peers that connect and say nothing, or next to nothing.
+#[tokio::test]
+async fn connections_without_a_call_are_closed_and_keep_nobody_out() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let address = free_address();
+    let listen = format!("tcp = \"{address}\"");
+    let site = Site::start_listening(&listen, "[[tenants]]\nname = \"any\"\nanyone = true").await;
+    let mut call = Call::begin(connect(format!("http://{address}")).await)
+        .await
+        .unwrap();
+    let began = tokio::time::Instant::now();
+    let mut silent = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut slow = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut admin = tokio::net::TcpStream::connect(site.admin).await.unwrap();
+    let mut trickled = 0;
+    let trickle = async {
+        for byte in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".iter().cycle() {
+            if slow.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+            trickled += 1;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let closed = async {
+        let mut rest = Vec::new();
+        silent.read_to_end(&mut rest).await.ok();
+        rest.clear();
+        admin.write_all(b"GET /healthz HT").await.ok();
+        admin.read_to_end(&mut rest).await.ok();
+    };
+    let both = async { tokio::join!(trickle, closed) };
+    tokio::time::timeout(Duration::from_secs(40), both)
+        .await
+        .unwrap();
+    assert!(trickled <= 24, "{trickled} bytes, one a second");
+    assert!(began.elapsed() >= Duration::from_secs(15));
+    let (entries, end) = chunk(1, 0, &["still there"]);
+    call.send(vec![open(1, 0, &[]), entries]).await;
+    call.acked_to(1, end).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_bears_so_many_calls_and_headers_of_so_many_bytes() {
+    let site = Site::start("").await;
+    let channel = site.channel().await;
+    let mut calls = Vec::new();
+    for _ in 0..256 {
+        calls.push(Call::begin(channel.clone()).await.unwrap());
+    }
+    // The next one waits for one of them to end, and with it everything of this connection alone.
+    let next = Call::begin(channel.clone());
+    let mut next = std::pin::pin!(next);
+    let waits = tokio::time::timeout(Duration::from_millis(300), &mut next).await;
+    assert!(waits.is_err());
+    site.call().await;
+    drop(calls.pop());
+    tokio::time::timeout(Duration::from_secs(20), next)
+        .await
+        .expect("a place for the next call")
+        .unwrap();
+    let mut client = RelayClient::new(site.channel().await);
+    let mut request = tonic::Request::new(CheckRequest::default());
+    let token = format!("Bearer {}", "x".repeat(20_000));
+    let token = token.parse().unwrap();
+    request.metadata_mut().insert("authorization", token);
+    client.check(request).await.unwrap_err();
+    let good = client.check(CheckRequest::default()).await.unwrap();
+    assert_eq!(good.into_inner().identity, "local");
 }
 
 #[tokio::test]
