@@ -25,12 +25,20 @@ struct Authority {
 
 impl Authority {
     fn new(name: &str) -> Self {
+        Self::in_folder(name, tempfile::tempdir().unwrap())
+    }
+
+    /// Returns another authority, whose certificate takes the place of this one's.
+    fn succeeded_by(self, name: &str) -> Self {
+        Self::in_folder(name, self.dir)
+    }
+
+    fn in_folder(name: &str, dir: tempfile::TempDir) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
-        let dir = tempfile::tempdir().unwrap();
         put(&dir.path().join("ca.pem"), &certificate.pem());
         Self {
             certificate,
@@ -139,7 +147,10 @@ async fn certificates_and_tokens_change_under_streams_that_go_on() {
     for host in ["host-1", "host-2"] {
         cloud.arrival(|arrival| arrival.host == host).await;
     }
+    // All that either side has is replaced: nothing of what was read before is of use any more.
+    let authority = authority.succeeded_by("successor");
     authority.sign("server", "localhost", false);
+    authority.sign("host-1", "host-1", false);
     put(&authority.path("token"), "TOKENEXAMPLE2X");
     let mut third = driver("host-3", &endpoint, &[&base[..], &bearer].concat()).await;
     writing.start(&mut third, "s3", 500, 400).await;
@@ -232,17 +243,47 @@ async fn each_fault_of_the_wire_is_named_with_what_to_do() {
     let to_plain = format!("https://localhost:{}", plain_address.port());
     let expected = "this port speaks no TLS: begin SHIPPER with http://";
     check_driver(&to_plain, &trusted, expected).await;
-    drop(plain);
-    check_shipper_log(&site.shipper);
+    let distrust =
+        "SHIPPER_CA_FILE must hold the CA of cert_file, and cert_file must name the host";
+    check_shipper_log(&expired.shipper, &[distrust]);
+    check_shipper_log(
+        &plain,
+        &["this port does not: set [listen.tls], or begin its SHIPPER with"],
+    );
+    let expected = [
+        distrust,
+        "wants a client certificate or a bearer token: set SHIPPER_CERT_FILE",
+        "the token is not that of any tenant of the shipper; compare SHIPPER_TOKEN_FILE",
+        "the peer's certificate must be valid now and signed by client_ca_file",
+        "the peer speaks no TLS: its SHIPPER must begin with https://",
+    ];
+    check_shipper_log(&site.shipper, &expected);
+    let refused = site.shipper.metric("cls_shipper_refused_calls_total").await;
+    assert!(refused.unwrap() >= 2);
 }
 
-/// What the shipper logs of the same faults, though ever more rarely.
-fn check_shipper_log(shipper: &Shipper) {
+/// What a shipper logs of the same faults: each kind at least once.
+fn check_shipper_log(shipper: &Shipper, expected: &[&str]) {
     let log = shipper.log();
-    for expected in ["TLS handshake failed", "call refused"] {
+    for expected in expected {
         assert!(log.contains(expected), "{expected}:\n{log}");
     }
     assert!(!log.contains("TOKENEXAMPLE"), "{log}");
+}
+
+/// A call ends for its age although its host has nothing to ship: that is no trouble.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_host_changes_its_connection_in_silence() {
+    let cloud = Cloud::start().await;
+    let address = free_address().unwrap();
+    let listen = format!("tcp = \"{address}\"\nconnection_age_max_s = 2");
+    let tenants = "[[tenants]]\nname = \"any\"\nanyone = true";
+    let _shipper = shipper(cloud.shipper(&listen, tenants)).await;
+    let driver = driver("host-1", &format!("http://{address}"), &[]).await;
+    let has_changed = async || connections(&driver) >= 3;
+    wait("two further connections", &driver.log(), has_changed).await;
+    let log = driver.log();
+    assert!(!log.contains("no shipper can be reached"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
