@@ -318,6 +318,8 @@ pub(crate) struct Table {
     /// FIFOs whose stop was answered before recovery had found their streams.
     held: Mutex<HashMap<String, OwnedFd>>,
     next_number: AtomicU32,
+    /// File descriptors that all streams may take together.
+    descriptors_max: u64,
     /// Bounds what [`STARTS_MAX`] says.
     starting: Arc<Semaphore>,
     has_recovered: watch::Sender<bool>,
@@ -364,6 +366,7 @@ impl Table {
             streams: Mutex::default(),
             held: Mutex::default(),
             next_number: AtomicU32::new(1),
+            descriptors_max: descriptors::streams_max(descriptors::limit()),
             starting: Arc::new(Semaphore::new(STARTS_MAX)),
             has_recovered: watch::Sender::new(false),
             _lock: lock_file,
@@ -631,7 +634,7 @@ impl Table {
         };
         let streams = self.streams();
         let taken = streams.iter().map(|stream| stream.descriptors()).sum();
-        let max = descriptors::streams_max(descriptors::limit());
+        let max = self.descriptors_max;
         match needed > max.saturating_sub(taken) {
             true => Err(StartError::Descriptors { taken, needed, max }),
             false => Ok(()),

@@ -22,6 +22,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rustix::event::{EventfdFlags, eventfd};
 use serde::Deserialize;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -76,7 +77,7 @@ pub(crate) async fn serve(listener: UnixListener, table: Arc<Table>) {
     // Given up for a connection when there is no other file descriptor: a stop must be answered.
     let mut spare = None;
     loop {
-        spare = spare.or_else(|| std::fs::File::open("/").ok());
+        spare = spare.or_else(|| eventfd(0, EventfdFlags::CLOEXEC).ok());
         tokio::select! {
             accepted = listener.accept(), if connections.len() < connections_max => match accepted {
                 Ok((stream, _)) => {
