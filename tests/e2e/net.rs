@@ -52,7 +52,10 @@ impl Net {
             namespaces: Vec::new(),
         };
         let switch = net.add(SWITCH)?;
-        ip(&format!("-n {switch} link add br0 type bridge"))?;
+        // Without an address of its own it would take that of its lowest port, and change it with a
+        // further one: who had asked for it before would speak to nobody.
+        let own = "address 02:00:00:00:00:fe";
+        ip(&format!("-n {switch} link add br0 {own} type bridge"))?;
         ip(&format!(
             "-n {switch} addr add {}/24 dev br0",
             address(SWITCH)
