@@ -109,9 +109,11 @@ impl Cloud {
         found.iter().find(|arrival| is_wanted(arrival)).unwrap().at
     }
 
-    /// Returns the longest time between two uploads that follow each other.
-    pub fn longest_gap(&self) -> Duration {
-        let arrivals = self.arrivals();
+    /// Returns the longest time between two uploads that follow each other and were signed with keys
+    /// whose ids begin with `key_prefix`.
+    pub fn longest_gap(&self, key_prefix: &str) -> Duration {
+        let mut arrivals = self.arrivals();
+        arrivals.retain(|arrival| arrival.secret_id.starts_with(key_prefix));
         let gaps = arrivals.windows(2).map(|pair| pair[1].at - pair[0].at);
         gaps.max().unwrap_or_default()
     }
@@ -171,7 +173,21 @@ impl Writing {
         line_count: u64,
         lines_per_s: u32,
     ) {
-        let started = driver.dockerd.start_logging(&Info::new(name, &[])).await;
+        self.start_with(driver, name, line_count, lines_per_s, &[])
+            .await;
+    }
+
+    /// As [`Self::start`], with log options.
+    pub async fn start_with(
+        &mut self,
+        driver: &mut Driver,
+        name: &str,
+        line_count: u64,
+        lines_per_s: u32,
+        log_opts: &[(&str, &str)],
+    ) {
+        let info = Info::new(name, log_opts);
+        let started = driver.dockerd.start_logging(&info).await;
         let mut pipe = started.unwrap_or_else(|error| panic!("{error:#}\n{}", driver.log()));
         let script = Script::new(name, line_count, 200);
         self.scripts.push(script.clone());

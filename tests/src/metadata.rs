@@ -1,20 +1,34 @@
-//! A stand-in for a CVM's metadata service: it issues temporary keys that expire within seconds,
-//! and has a stand-in for CLS accept those that are valid now, and no other.
+//! A stand-in for what issues temporary keys: a CVM's metadata service and STS, on one port. Its keys
+//! expire within seconds, and it has a stand-in for CLS accept those that are valid now.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /latest/meta-data/cam/security-credentials/` | the name of the role |
+//! | `GET /latest/meta-data/cam/security-credentials/<role>` | a key whose id begins with [`CVM_KEY`] |
+//! | `POST /`, action `AssumeRoleWithWebIdentity` | a key whose id begins with [`OIDC_KEY`], for the [`WEB_IDENTITY`] |
 
 use crate::standin::Standin;
 use crate::standin::config::{Clock, Key};
 use bytes::Bytes;
-use http::{Response, StatusCode};
-use http_body_util::Full;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+
+/// How ids of keys begin that the metadata service has issued.
+pub const CVM_KEY: &str = "AKIDCVM";
+/// How ids of keys begin that STS has issued.
+pub const OIDC_KEY: &str = "AKIDOIDC";
+/// The workload's token that STS knows.
+pub const WEB_IDENTITY: &str = "WEBIDENTITYEXAMPLE";
 
 const PATH: &str = "/latest/meta-data/cam/security-credentials/";
 const ROLE: &str = "shipper";
@@ -34,12 +48,19 @@ struct Issuer {
     standin: Arc<Standin>,
     life_s: u64,
     clock: Clock,
-    /// All keys, with the time at which each expires, UNIX seconds.
-    issued: Mutex<Vec<(Key, u64)>>,
+    keys: Mutex<Keys>,
+}
+
+#[derive(Debug, Default)]
+struct Keys {
+    /// All temporary keys, with the time at which each expires, UNIX seconds.
+    issued: Vec<(Key, u64)>,
+    permanent: Vec<Key>,
 }
 
 impl Metadata {
-    /// Starts a service whose keys are valid for `life_s` seconds at `standin`.
+    /// Starts a service whose keys are valid for `life_s` seconds at `standin`. From then on it
+    /// decides alone which keys that one accepts.
     ///
     /// # Errors
     /// If no port is free.
@@ -50,7 +71,7 @@ impl Metadata {
             standin,
             life_s,
             clock: Clock::system(),
-            issued: Mutex::default(),
+            keys: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(listener, Arc::clone(&issuer)));
@@ -73,18 +94,29 @@ impl Metadata {
         format!("http://{}", self.address)
     }
 
+    /// Has the stand-in accept these keys as well, and no other permanent ones, from now on.
+    pub fn accept_permanent(&self, keys: Vec<Key>) {
+        let mut all = self.issuer.lock();
+        all.permanent = keys;
+        self.issuer.tell(&all);
+    }
+
     /// Returns all keys that it has issued.
     pub fn issued(&self) -> Vec<Key> {
-        let issued = self.issuer.lock();
-        issued.iter().map(|(key, _)| key.clone()).collect()
+        let all = self.issuer.lock();
+        all.issued.iter().map(|(key, _)| key.clone()).collect()
     }
 }
 
 impl Issuer {
-    fn answer(&self, path: &str) -> Response<Full<Bytes>> {
-        let (status, body) = match path.strip_prefix(PATH) {
-            Some("") => (StatusCode::OK, ROLE.to_owned()),
-            Some(ROLE) => (StatusCode::OK, self.issue()),
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (status, body) = match (request.method(), request.uri().path()) {
+            (&Method::GET, path) => match path.strip_prefix(PATH) {
+                Some("") => (StatusCode::OK, ROLE.to_owned()),
+                Some(ROLE) => (StatusCode::OK, self.cvm_role()),
+                _ => (StatusCode::NOT_FOUND, String::new()),
+            },
+            (&Method::POST, "/") => (StatusCode::OK, self.assume_role(request).await.to_string()),
             _ => (StatusCode::NOT_FOUND, String::new()),
         };
         let mut response = Response::new(Full::from(body));
@@ -92,38 +124,76 @@ impl Issuer {
         response
     }
 
-    fn issue(&self) -> String {
-        let mut issued = self.lock();
-        let number = issued.len();
-        let expires_s = self.clock.now().as_secs() + self.life_s;
-        let (id, secret) = (format!("AKIDTEMP{number}X"), format!("SKTEMP{number}X"));
-        let token = format!("TOKENTEMP{number}X");
-        let key = Key {
-            token: Some(token.clone()),
-            ..Key::permanent(&id, &secret)
-        };
-        issued.push((key, expires_s));
-        self.tell(&issued);
+    fn cvm_role(&self) -> String {
+        let (key, expires_s) = self.issue(CVM_KEY);
         json!({
-            "TmpSecretId": id,
-            "TmpSecretKey": secret,
-            "Token": token,
+            "TmpSecretId": key.secret_id,
+            "TmpSecretKey": key.secret_key,
+            "Token": key.token,
             "ExpiredTime": expires_s,
             "Code": "Success",
         })
         .to_string()
     }
 
-    /// Has the stand-in accept what is valid now.
-    fn tell(&self, issued: &[(Key, u64)]) {
-        let now_s = self.clock.now().as_secs();
-        let valid = issued.iter().filter(|(_, expires_s)| now_s < *expires_s);
-        self.standin
-            .replace_keys(valid.map(|(key, _)| key.clone()).collect());
+    async fn assume_role(&self, request: Request<Incoming>) -> Value {
+        let refusal = |code: &str| json!({"Response": {"Error": {"Code": code, "Message": ""}}});
+        let header = |name: &str| {
+            let value = request.headers().get(name);
+            value.and_then(|value| value.to_str().ok().map(str::to_owned))
+        };
+        let expected = [
+            ("authorization", "SKIP"),
+            ("x-tc-action", "AssumeRoleWithWebIdentity"),
+            ("x-tc-version", "2018-08-13"),
+            ("x-tc-region", "ap-guangzhou"),
+        ];
+        for (name, value) in expected {
+            if header(name).as_deref() != Some(value) {
+                return refusal(&format!("InvalidParameter.{name}"));
+            }
+        }
+        let body = request.into_body().collect().await;
+        let body = body.map(http_body_util::Collected::to_bytes);
+        let body: Value = serde_json::from_slice(&body.unwrap_or_default()).unwrap_or_default();
+        if body["WebIdentityToken"] != WEB_IDENTITY {
+            return refusal("InvalidParameter.WebIdentityTokenError");
+        }
+        let (key, expires_s) = self.issue(OIDC_KEY);
+        json!({"Response": {
+            "Credentials": {
+                "TmpSecretId": key.secret_id,
+                "TmpSecretKey": key.secret_key,
+                "Token": key.token,
+            },
+            "ExpiredTime": expires_s,
+            "RequestId": "r",
+        }})
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Key, u64)>> {
-        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
+    fn issue(&self, prefix: &str) -> (Key, u64) {
+        let mut all = self.lock();
+        let number = all.issued.len();
+        let expires_s = self.clock.now().as_secs() + self.life_s;
+        let key = Key {
+            token: Some(format!("TOKENTEMP{number}X")),
+            ..Key::permanent(&format!("{prefix}{number}X"), &format!("SKTEMP{number}X"))
+        };
+        all.issued.push((key.clone(), expires_s));
+        self.tell(&all);
+        (key, expires_s)
+    }
+
+    /// Has the stand-in accept what is valid now.
+    fn tell(&self, all: &Keys) {
+        let now_s = self.clock.now().as_secs();
+        let valid = all.issued.iter().filter(|(_, until_s)| now_s < *until_s);
+        let valid = valid.map(|(key, _)| key).chain(&all.permanent);
+        self.standin.replace_keys(valid.cloned().collect());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Keys> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -135,9 +205,9 @@ async fn serve(listener: TcpListener, issuer: Arc<Issuer>) {
 }
 
 async fn serve_connection(stream: TcpStream, issuer: Arc<Issuer>) {
-    let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
-        let response = issuer.answer(request.uri().path());
-        async move { Ok::<_, Infallible>(response) }
+    let service = service_fn(|request| {
+        let issuer = Arc::clone(&issuer);
+        async move { Ok::<_, Infallible>(issuer.answer(request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new();
     // The client sees what it sees.
