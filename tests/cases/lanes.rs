@@ -154,12 +154,65 @@ async fn latencies(mut uploads: mpsc::Receiver<Arc<Upload>>) -> Latencies {
     Latencies { began_ms, lines }
 }
 
-/// The quota of a topic of one partition: 500 requests and 5 MiB of compressed bytes a second.
+/// A CLS that is near, and then far away for all: latency that is not of the lane's making costs it no
+/// request in flight for longer than a trial.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_cls_gets_all_requests_that_are_allowed() {
+    const CONCURRENCY: u64 = 8;
+    let upload = UploadSettings {
+        batch_bytes_max: 32 << 10,
+        concurrency_max: CONCURRENCY,
+        ..UploadSettings::default()
+    };
+    let mut world = World::start(upload).await;
+    for (latency_ms, lines) in [(30, 20_000), (500, 20_000)] {
+        let latency = Duration::from_millis(latency_ms);
+        world.standin.clear_faults();
+        world
+            .standin
+            .add_fault(Fault::new(FaultKind::Stall).delayed(latency));
+        let script = Script::new(&format!("at{latency_ms}"), lines, 200);
+        let pipe = world.container(&script.name, &[]).await;
+        let mut writers = Writers::new();
+        let before = world.standin.stats();
+        let began = Instant::now();
+        writers.start(script.clone(), pipe, None);
+        let pipes = world.finish(writers).await;
+        let scripts = [script];
+        world
+            .wait_for(before.records + lines, |uploads| {
+                examine(&scripts, uploads).lost == 0
+            })
+            .await;
+        let took = began.elapsed();
+        let requests = world.standin.stats().requests - before.requests;
+        // Little's law.
+        let in_flight = requests as f64 * latency.as_secs_f64() / took.as_secs_f64();
+        eprintln!(
+            "{requests} requests that take {latency_ms} ms each: {:.1} s, {in_flight:.1} of \
+             {CONCURRENCY} in flight",
+            took.as_secs_f64()
+        );
+        for pipe in pipes {
+            world.stop(pipe).await;
+        }
+        if latency_ms >= 500 {
+            assert!(in_flight >= 0.6 * CONCURRENCY as f64, "{in_flight:.1}");
+        }
+    }
+}
+
+/// Requests per second that the herd is allowed, a fiftieth of what CLS allows: enough to be hit.
+const QUOTA_REQUESTS_PER_S: f64 = 10.0;
+
+/// A quota that the herd does hit, which costs it little: it needs hardly longer than the quota makes
+/// it, and few of its requests are refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_an_outage_the_herd_keeps_to_what_cls_takes() {
     let config = Config {
         has_quota: true,
         partitions: 1,
+        requests_per_s: QUOTA_REQUESTS_PER_S,
         ..standin_config()
     };
     let mut world = World::start_with(config, None, UploadSettings::default()).await;
@@ -167,7 +220,7 @@ async fn after_an_outage_the_herd_keeps_to_what_cls_takes() {
     let mut writers = Writers::new();
     let mut scripts = Vec::new();
     for number in 0..CONTAINERS {
-        let script = Script::new(&format!("s{number}"), 2_000, 200);
+        let script = Script::new(&format!("s{number}"), 1_000, 200);
         let pipe = world.container(&script.name, &[]).await;
         writers.start(script.clone(), pipe, None);
         scripts.push(script);
@@ -181,7 +234,7 @@ async fn after_an_outage_the_herd_keeps_to_what_cls_takes() {
     world
         .wait_for(expected, |uploads| examine(&scripts, uploads).lost == 0)
         .await;
-    let took = began.elapsed();
+    let took_s = began.elapsed().as_secs_f64();
     let report = world.settle(&scripts).await;
     let after = world.standin.stats();
     let requests = after.requests - before.requests;
@@ -191,15 +244,23 @@ async fn after_an_outage_the_herd_keeps_to_what_cls_takes() {
         refused.map(|(_, count)| count).sum()
     };
     let refused = count_of(&after) - count_of(&before);
-    let quota_s = (after.sent_bytes - before.sent_bytes) as f64 / (5 << 20) as f64;
+    let accepted = (requests - refused) as f64;
+    // A bucket is full at first.
+    let quota_s = (accepted / QUOTA_REQUESTS_PER_S - 1.0).max(0.0);
     eprintln!(
-        "after an outage: {requests} requests in {:.1} s, {refused} of them refused for the quota; \
-         the bytes alone take {quota_s:.1} s of it; {report}",
-        took.as_secs_f64()
+        "after an outage: {requests} requests in {took_s:.1} s, {:.1}/s accepted of \
+         {QUOTA_REQUESTS_PER_S} allowed, {refused} refused; the quota alone makes {quota_s:.1} s of \
+         it; {report}",
+        accepted / took_s
     );
     assert!(report.is_at_least_once(), "{report}{}", world.host.output());
+    assert!(refused > 0, "the quota was never hit");
     assert!(
-        refused * 4 <= requests,
+        refused <= requests / 2,
         "{refused} of {requests} requests were refused"
+    );
+    assert!(
+        took_s <= 2.0 * quota_s + 5.0,
+        "{took_s:.1} s, where the quota makes {quota_s:.1} s"
     );
 }

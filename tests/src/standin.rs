@@ -87,7 +87,7 @@ impl Standin {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let state = Arc::new(State {
-            quota: Shared::new(quota::Quota::new(config.partitions)),
+            quota: Shared::new(quota::Quota::new(config.partitions, config.requests_per_s)),
             keys: Shared::new(config.keys.clone()),
             store: Shared::default(),
             stats: Shared::default(),

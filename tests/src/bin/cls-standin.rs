@@ -11,7 +11,7 @@ use world::standin::config::{
     Clock, Config, Key, PARTITIONS_DEFAULT, Topic, TopicState, UNDERSCORE_PREFIXES,
 };
 use world::standin::store::{Record, Upload};
-use world::standin::{Standin, log_list::Rules};
+use world::standin::{Standin, log_list::Rules, quota};
 
 /// A stand-in for Tencent Cloud CLS: it checks uploads as the service does, keeps what it accepts
 /// (GET /records?topic_id=…), and fails on demand (POST /fault?kind=…&count=…).
@@ -116,6 +116,7 @@ impl Args {
             },
             allows_empty_signed_lists: !self.forbid_empty_lists,
             partitions: self.partitions,
+            requests_per_s: quota::REQUESTS_PER_S,
             has_quota: !self.no_quota,
             stores_part_over_quota: self.partial_over_quota,
             discards: self.discard,

@@ -1,6 +1,7 @@
 //! What a stand-in is told at start: keys, topics, rules, and the clock it goes by.
 
 use crate::standin::log_list::Rules;
+use crate::standin::quota;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,8 @@ pub struct Config {
     pub allows_empty_signed_lists: bool,
     /// Partitions of each topic: each has a quota of its own.
     pub partitions: usize,
+    /// Requests per second that a partition takes.
+    pub requests_per_s: f64,
     /// Whether quotas apply.
     pub has_quota: bool,
     /// Whether a request over quota is stored in part all the same (CLS document 614/33779).
@@ -38,6 +41,7 @@ impl Config {
             },
             allows_empty_signed_lists: true,
             partitions: PARTITIONS_DEFAULT,
+            requests_per_s: quota::REQUESTS_PER_S,
             has_quota: true,
             stores_part_over_quota: false,
             discards: false,

@@ -16,6 +16,7 @@ pub const BYTES_PER_S: f64 = 5_242_880.0;
 #[derive(Debug)]
 pub struct Quota {
     partitions: usize,
+    requests_per_s: f64,
     next: usize,
     buckets: HashMap<(String, usize), Buckets>,
 }
@@ -28,10 +29,11 @@ struct Buckets {
 }
 
 impl Quota {
-    /// Returns full buckets for topics of `partitions` partitions.
-    pub fn new(partitions: usize) -> Self {
+    /// Returns full buckets for topics of `partitions` partitions that take `requests_per_s` each.
+    pub fn new(partitions: usize, requests_per_s: f64) -> Self {
         Self {
             partitions: partitions.max(1),
+            requests_per_s,
             next: 0,
             buckets: HashMap::new(),
         }
@@ -56,7 +58,7 @@ impl Quota {
     /// Takes one request of `bytes` from a partition's buckets; returns whether it is within quota.
     pub fn take(&mut self, topic_id: &str, partition: usize, bytes: usize, now: Duration) -> bool {
         let full = Buckets {
-            requests: REQUESTS_PER_S,
+            requests: self.requests_per_s,
             bytes: BYTES_PER_S,
             filled_at: now,
         };
@@ -65,7 +67,8 @@ impl Quota {
             .entry((topic_id.to_owned(), partition))
             .or_insert(full);
         let elapsed_s = now.saturating_sub(buckets.filled_at).as_secs_f64();
-        buckets.requests = (buckets.requests + elapsed_s * REQUESTS_PER_S).min(REQUESTS_PER_S);
+        let requests = buckets.requests + elapsed_s * self.requests_per_s;
+        buckets.requests = requests.min(self.requests_per_s);
         buckets.bytes = (buckets.bytes + elapsed_s * BYTES_PER_S).min(BYTES_PER_S);
         buckets.filled_at = now;
         if buckets.requests < 1.0 || buckets.bytes <= 0.0 {
@@ -85,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_partition_takes_500_requests_in_a_second() {
-        let mut quota = Quota::new(1);
+        let mut quota = Quota::new(1, REQUESTS_PER_S);
         for _ in 0..500 {
             assert!(quota.take("t", 0, 100, NOW));
         }
@@ -97,7 +100,7 @@ mod tests {
 
     #[test]
     fn bytes_may_overdraw_the_bucket_once() {
-        let mut quota = Quota::new(1);
+        let mut quota = Quota::new(1, REQUESTS_PER_S);
         assert!(quota.take("t", 0, 6 << 20, NOW));
         assert!(!quota.take("t", 0, 1, NOW));
         assert!(!quota.take("t", 0, 1, NOW + Duration::from_millis(100)));
@@ -106,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_hash_key_picks_its_partition() {
-        let mut quota = Quota::new(4);
+        let mut quota = Quota::new(4, REQUESTS_PER_S);
         let first = b"0".repeat(32);
         let last = b"f".repeat(32);
         assert_eq!(quota.partition(Some(&first)), Some(0));
@@ -121,7 +124,7 @@ mod tests {
 
     #[test]
     fn partitions_take_turns_without_a_hash_key() {
-        let mut quota = Quota::new(3);
+        let mut quota = Quota::new(3, REQUESTS_PER_S);
         let mut turns: Vec<_> = (0..6).map(|_| quota.partition(None).unwrap()).collect();
         turns.sort_unstable();
         assert_eq!(turns, [0, 0, 1, 1, 2, 2]);
