@@ -28,6 +28,7 @@
 use crate::crashes::kill_plugin;
 use crate::engine::Client;
 use crate::scene::{PLUGIN, Scene, scene};
+use crate::told::{self, Told};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use shipper::ledger::Line;
@@ -44,8 +45,7 @@ use world::oracle::{Report, examine};
 use world::processes::{TOPIC_ID, number_of, seed, wait_until};
 use world::script::Script;
 use world::standin::fault::{Fault, FaultKind};
-use world::standin::store::Upload;
-use world::tally::{self, Tally};
+use world::tally::Tally;
 
 /// Seconds of faults, unless `CHAOS_SECONDS` says otherwise. At least a round of all of them.
 const SECONDS: u64 = 60;
@@ -221,26 +221,16 @@ async fn chaos_loses_nothing_and_harms_nothing() {
 /// Where containers tell what they have written.
 #[derive(Debug, Clone)]
 struct Folders {
-    plugin: PathBuf,
-    json_file: PathBuf,
+    plugin: Told,
+    json_file: Told,
 }
 
 impl Folders {
     fn create(parent: &Path) -> Self {
-        let folder = |name| {
-            let folder = parent.join(name);
-            fs::create_dir(&folder).unwrap();
-            folder
-        };
         Self {
-            plugin: folder("told-plugin"),
-            json_file: folder("told-json-file"),
+            plugin: Told::create(parent, "told-plugin"),
+            json_file: Told::create(parent, "told-json-file"),
         }
-    }
-
-    fn resting_count(&self) -> usize {
-        let count = |folder| tally::resting_count(folder).unwrap();
-        count(&self.plugin) + count(&self.json_file)
     }
 }
 
@@ -277,9 +267,9 @@ pub(crate) fn run_args<'a>(
     [&run, docker, &tells, chatter].concat()
 }
 
-async fn start_writers(scene: &Scene, folder: &Path) {
+async fn start_writers(scene: &Scene, told: &Told) {
     let rate = number_of("CHAOS_RATE", LINES_PER_S);
-    let mount = format!("{}:/told", folder.display());
+    let mount = told.mount();
     for writer in WRITERS {
         let rate = match writer.share {
             0 => LONG_LINES_PER_S,
@@ -468,54 +458,14 @@ impl Chaos<'_> {
 
     /// Kills the engine while the containers rest; they write on while it is gone.
     async fn kill_engine(&mut self, pause: Duration) {
-        self.rest().await;
+        let told = [&self.folders.plugin, &self.folders.json_file];
+        told::rest(&self.scene.engine, &told).await;
         self.scene.engine.kill_dockerd().unwrap();
-        self.write_on().await;
+        told::write_on(&self.scene.engine, &told).await;
         sleep(pause).await;
         let engine = &mut self.scene.engine;
         engine.start_dockerd(&json!({})).await.unwrap();
         self.wait_for_plugin().await;
-    }
-
-    /// Lets all containers rest between two lines, and the engine hand on what they have written.
-    async fn rest(&self) {
-        /// The engine has nothing left when it has written nothing for so long.
-        const QUIET: Duration = Duration::from_millis(300);
-        let all_rest = async || {
-            let writers = self.signal_writers(Signal::USR1);
-            self.folders.resting_count() == writers
-        };
-        let waited = wait_until("all containers rest", DEADLINE, all_rest).await;
-        waited.unwrap();
-        let mut seen = (0, Instant::now());
-        let is_quiet = async || {
-            let bytes = self.scene.engine.written_bytes().unwrap();
-            if bytes != seen.0 {
-                seen = (bytes, Instant::now());
-            }
-            seen.1.elapsed() > QUIET
-        };
-        let waited = wait_until("the engine is quiet", DEADLINE, is_quiet).await;
-        waited.unwrap();
-    }
-
-    async fn write_on(&self) {
-        let none_rests = async || {
-            self.signal_writers(Signal::USR2);
-            self.folders.resting_count() == 0
-        };
-        let waited = wait_until("all containers write on", DEADLINE, none_rests).await;
-        waited.unwrap();
-    }
-
-    /// Signals all containers; returns how many they are.
-    fn signal_writers(&self, signal: Signal) -> usize {
-        let writers = self.scene.engine.processes("/chatter");
-        for writer in &writers {
-            // Containers are not stopped meanwhile: one that is gone shows in the count.
-            kill_process(*writer, signal).ok();
-        }
-        writers.len()
     }
 }
 
@@ -601,13 +551,8 @@ impl Mortals {
     /// handle yet.
     async fn wait_for_starts(&self, names: &[String; 2], count: usize) {
         let folders = [&self.folders.json_file, &self.folders.plugin];
-        for (folder, name) in folders.into_iter().zip(names) {
-            let has_begun = async || {
-                let tallies = tally::read(folder).unwrap();
-                tallies.iter().filter(|t| t.container == *name).count() == count
-            };
-            let waited = wait_until(name, DEADLINE, has_begun).await;
-            waited.unwrap();
+        for (told, name) in folders.into_iter().zip(names) {
+            told.wait_for_starts(name, count).await;
         }
     }
 
@@ -630,11 +575,11 @@ impl Mortals {
         name: &str,
         driver: &str,
     ) -> (Duration, Option<Duration>) {
-        let folder = match driver {
+        let told = match driver {
             PLUGIN => &self.folders.plugin,
             _ => &self.folders.json_file,
         };
-        let mount = format!("{}:/told", folder.display());
+        let mount = told.mount();
         let lines = SHORT_LIFE_LINES.to_string();
         let bytes = LINE_BYTES.to_string();
         let chatter = ["--lines", &lines, "--bytes", &bytes, "--hold", "--both"];
@@ -672,8 +617,8 @@ impl Mortals {
 }
 
 /// Waits until the ledger accounts for everything, and compares what was written with what arrived.
-async fn settle(scene: &Scene, folder: &Path, mut book: Book) -> Report {
-    let tallies = tally::read(folder).unwrap();
+async fn settle(scene: &Scene, told: &Told, mut book: Book) -> Report {
+    let tallies = told.tallies();
     let is_settled = async || {
         book.write_down(scene).await;
         let by_container = by_container(&book);
@@ -686,20 +631,23 @@ async fn settle(scene: &Scene, folder: &Path, mut book: Book) -> Report {
     let waited = wait_until("everything is delivered", SETTLE_DEADLINE, is_settled).await;
     eprintln!("settled after {:?}", began.elapsed());
     let uploads = scene.standin.uploads(TOPIC_ID);
-    let scripts = scripts(&tallies, &uploads);
+    let scripts = told::scripts(&tallies, &uploads, line_bytes);
     let report = examine(&scripts, &uploads);
     waited.unwrap_or_else(|error| panic!("{error:#}\n{report}\n{book:#?}"));
     let expected = expected_entries(&tallies, &scripts);
-    let by_container = by_container(&book);
-    let mut unaccounted = Vec::new();
-    for (container, entries) in &expected {
-        let account = by_container.get(container.as_str());
-        let account = account.copied().unwrap_or_default();
-        if account.received != *entries || account.delivered != *entries {
-            unaccounted.push(format!("{container}: {entries} written, {account:?}"));
-        }
-    }
-    assert!(unaccounted.is_empty(), "{unaccounted:#?}\n{report}");
+    // What drivers and shippers say of each other is a second old.
+    let is_accounted_for = async || {
+        book.write_down(scene).await;
+        unaccounted(&expected, &book).is_empty()
+    };
+    let waited = wait_until("the ledger accounts for it", DEADLINE, is_accounted_for).await;
+    waited.unwrap_or_else(|error| {
+        let unaccounted = unaccounted(&expected, &book);
+        let of =
+            |line: &&Line| unaccounted.contains_key(line.container_name.trim_start_matches('/'));
+        let lines: Vec<_> = book.lines.values().filter(of).collect();
+        panic!("{error:#}: {unaccounted:#?}\n{lines:#?}\n{report}")
+    });
     eprintln!(
         "{} containers, {} starts, {} entries: unaccounted 0",
         expected.len(),
@@ -717,6 +665,18 @@ struct Account {
     buffered: u64,
 }
 
+/// Returns the containers of which the ledger does not say that just these entries were delivered.
+fn unaccounted(expected: &BTreeMap<String, u64>, book: &Book) -> BTreeMap<String, (u64, Account)> {
+    let by_container = by_container(book);
+    let differing = |(container, entries): (&String, &u64)| {
+        let account = by_container.get(container.as_str());
+        let account = account.copied().unwrap_or_default();
+        let is_right = (account.received, account.delivered) == (*entries, *entries);
+        (!is_right).then(|| (container.clone(), (*entries, account)))
+    };
+    expected.iter().filter_map(differing).collect()
+}
+
 fn by_container(book: &Book) -> BTreeMap<&str, Account> {
     let mut accounts: BTreeMap<&str, Account> = BTreeMap::new();
     for line in book.lines.values() {
@@ -732,37 +692,6 @@ fn by_container(book: &Book) -> BTreeMap<&str, Account> {
 fn line_bytes(container: &str) -> usize {
     let writer = WRITERS.iter().find(|writer| writer.name == container);
     writer.map_or(LINE_BYTES, |writer| writer.line_bytes)
-}
-
-/// Returns what must have arrived; of a container that was killed, all up to the last line that has.
-fn scripts(tallies: &[Tally], uploads: &[Arc<Upload>]) -> Vec<Script> {
-    let mut arrived: BTreeMap<String, u64> = BTreeMap::new();
-    for upload in uploads {
-        upload.visit(|record| {
-            let content = record.field("content").unwrap_or_default();
-            if let Some((name, number)) = Script::parse(content) {
-                match arrived.get_mut(name) {
-                    Some(count) => *count = (number + 1).max(*count),
-                    None => drop(arrived.insert(name.to_owned(), number + 1)),
-                }
-            }
-        });
-    }
-    let both = |tally: &Tally| {
-        let bytes = line_bytes(&tally.container);
-        let [stdout, stderr] = tally.scripts(bytes);
-        let counts = tally.counts;
-        let counted = |mut script: Script, count: Option<u64>| {
-            let arrived = arrived.get(&script.name).copied().unwrap_or(0);
-            script.line_count = count.unwrap_or(arrived);
-            script
-        };
-        [
-            counted(stdout, counts.map(|counts| counts.stdout)),
-            counted(stderr, counts.map(|counts| counts.stderr)),
-        ]
-    };
-    tallies.iter().flat_map(both).collect()
 }
 
 /// Returns how many entries the engine has made of each container's lines.

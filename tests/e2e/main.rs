@@ -22,6 +22,8 @@ mod installing;
 mod log_options;
 mod migration;
 mod net;
+mod restarts;
 mod scene;
 mod secrets;
 mod swarm;
+mod told;

@@ -269,6 +269,13 @@ secret_key = "{SECRET_KEY}"
         began.elapsed()
     }
 
+    /// Asks the shipper to end, and waits until it has.
+    pub(crate) async fn stop_shipper(&mut self) {
+        let mut shipper = self.shipper.take().expect("the shipper runs");
+        let status = shipper.terminate().await.unwrap();
+        assert!(status.success(), "{status}: {}", shipper.output());
+    }
+
     /// Sends a signal to the shipper: `STOP` and `CONT` freeze and thaw it.
     pub(crate) fn signal_shipper(&self, signal: Signal) {
         let shipper = self.shipper.as_ref().expect("the shipper runs");
@@ -317,6 +324,14 @@ secret_key = "{SECRET_KEY}"
             panic!("{error:#}: {arrived} have arrived");
         }
         self.records().await
+    }
+
+    /// Waits until CLS has this many records more than now.
+    pub(crate) async fn wait_for_more_records(&self, count: u64) {
+        let count = self.standin.stats().records + count;
+        let are_there = async || self.standin.stats().records >= count;
+        let waited = wait_until("more records arrive", DELIVERY_DEADLINE, are_there).await;
+        waited.unwrap();
     }
 
     /// Removes all containers and all records, for a test that does several things in one scene.
