@@ -22,6 +22,7 @@ mod installing;
 mod log_options;
 mod migration;
 mod net;
+mod registry;
 mod restarts;
 mod scene;
 mod secrets;
