@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use tokio::time::Instant;
 use world::chatter::Shape;
 use world::processes::{TOPIC_ID, wait_until};
 
@@ -35,13 +36,31 @@ async fn a_replaced_plugin_keeps_settings_and_what_it_has_not_shipped() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plugin_in_use_is_upgraded_under_its_containers_and_not_removed() {
     const LINES: u64 = 5_000;
+    /// Of each of the two containers that leave; they are like the first ones of the one that stays.
+    const LEAVING_LINES: u64 = 10;
+    /// The engine finds the plugin gone, and repeats its call after 1, 2 and 4 s.
+    const STOP_MAX: Duration = Duration::from_secs(1 + 2 + 2);
     full_scene(async |scene| {
         let chatter = ["--lines", &LINES.to_string(), "--rate", "500", "--hold"];
         scene.run("busy", &["-d"], &chatter).await;
         for _ in 0..2 {
             scene.wait_for_records(100).await;
             let before = scene.engine.processes("/cls-driver");
-            scene.install_plugin(&["LOG_LEVEL=debug"]).await;
+            let leaving = ["--lines", &LEAVING_LINES.to_string(), "--hold"];
+            scene.run("leaves", &["-d"], &leaving).await;
+            let stop = async {
+                let is_off = async || scene.engine.processes("/cls-driver").is_empty();
+                let waited = wait_until("the plugin is off", DEADLINE, is_off).await;
+                waited.unwrap();
+                let began = Instant::now();
+                scene.docker(["stop", "leaves"]).await;
+                began.elapsed()
+            };
+            let upgrade = scene.install_plugin(&["LOG_LEVEL=debug"]);
+            let (stop, ()) = tokio::join!(stop, upgrade);
+            eprintln!("a stop while the plugin was off took {stop:?}");
+            assert!(stop < STOP_MAX, "a stop meanwhile took {stop:?}");
+            scene.docker(["rm", "leaves"]).await;
             assert_ne!(scene.engine.processes("/cls-driver"), before);
         }
         let mut uninstall = scene.engine.command(root().join("scripts/plugin.sh"));
@@ -49,7 +68,7 @@ async fn a_plugin_in_use_is_upgraded_under_its_containers_and_not_removed() {
         let refusal = succeed(uninstall).await.unwrap_err().to_string();
         assert!(refusal.contains("busy"), "{refusal}");
         let records = scene
-            .wait_for_records(usize::try_from(LINES).unwrap())
+            .wait_for_records(usize::try_from(LINES + 2 * LEAVING_LINES).unwrap())
             .await;
         let arrived: BTreeSet<_> = records.iter().map(Record::content).collect();
         let expected: Vec<_> = (0..LINES).map(|number| PLAIN.line(number)).collect();
