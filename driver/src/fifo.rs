@@ -304,10 +304,15 @@ impl Pump {
         }
     }
 
-    /// Reads all FIFOs empty once more, and ends the thread.
+    /// Reads all FIFOs empty once more, and ends the thread. Dropped before that, it leaves the thread
+    /// to itself: a disk may hold it up.
     pub(crate) async fn stop(mut self) {
+        let thread = self.thread.take();
         self.handle.command(Command::Stop);
         self.ended().await;
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the pump has panicked");
+        }
     }
 }
 

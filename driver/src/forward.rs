@@ -72,7 +72,7 @@ const RESPONSES_HELD_MAX: usize = 16;
 const IDLE_CALL_MIN: Duration = Duration::from_millis(500);
 
 /// How long a stopping driver waits for the acknowledgement of what is in flight.
-const FINISH_WAIT_MAX: Duration = Duration::from_secs(2);
+pub(crate) const FINISH_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// A connection to a shipper.
 pub(crate) type Client = RelayClient<InterceptedService<Channel, Bearer>>;

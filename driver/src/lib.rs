@@ -51,14 +51,22 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 /// Blocking threads that the driver uses at once: for starts, and one each for a recovery, room in
 /// full journals, a sync, a pass of the forwarder, its files, and the last sync. A runtime with fewer
 /// lets one wait for another, and all of them for the slowest disk.
 pub const DISK_THREADS_MAX: usize = containers::STARTS_MAX + 6;
 
-/// How long each step of a stop may take; the engine kills a plugin after 10 s.
-const STOP_STEP_MAX: Duration = Duration::from_millis(2500);
+/// Time of a stop by which what is in flight is acknowledged, or sent again by the next process.
+const FINISHED_BY: Duration = Duration::from_millis(2250);
+/// Time of a stop by which the FIFOs are read empty, or are left to the next process.
+const DRAINED_BY: Duration = Duration::from_millis(3250);
+/// Time of a stop by which the journals are synced, or are not. The engine kills a plugin after 10 s,
+/// and containers wait meanwhile.
+const SYNCED_BY: Duration = Duration::from_millis(4500);
+
+const _: () = assert!(forward::FINISH_WAIT_MAX.as_millis() < FINISHED_BY.as_millis());
 
 /// Why the driver could not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +86,8 @@ pub enum RunError {
 }
 
 /// Runs the driver, with its state on `disk`, until `shutdown` resolves, then reads every FIFO empty,
-/// waits a moment for acknowledgements, syncs the journals, and returns.
+/// waits a moment for acknowledgements, syncs the journals, and returns: 4.5 s later at most. What a
+/// disk holds up then goes on in threads that nobody waits for.
 ///
 /// # Errors
 /// See [`RunError`]. What was received is in the journals.
@@ -140,16 +149,14 @@ pub async fn run(
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "driver started");
 
     let ended = supervise(&mut parts, &mut pump, shutdown).await;
+    let began = Instant::now();
     stop.send_replace(true);
-    stop_parts(&mut parts).await;
-    if tokio::time::timeout(STOP_STEP_MAX, pump.stop())
-        .await
-        .is_err()
-    {
+    stop_parts(&mut parts, began + FINISHED_BY).await;
+    if timeout_at(began + DRAINED_BY, pump.stop()).await.is_err() {
         tracing::warn!("a FIFO could not be read empty in time");
     }
     let synced = keeper::blocking(move || keeper.sync_all());
-    if tokio::time::timeout(STOP_STEP_MAX, synced).await.is_err() {
+    if timeout_at(began + SYNCED_BY, synced).await.is_err() {
         tracing::warn!("the journals could not be synced in time");
     }
     if let Err(error) = std::fs::remove_file(&socket) {
@@ -190,7 +197,7 @@ async fn supervise(
 }
 
 /// Lets the forwarder finish; what else runs, runs until then.
-async fn stop_parts(parts: &mut JoinSet<&'static str>) {
+async fn stop_parts(parts: &mut JoinSet<&'static str>, deadline: Instant) {
     let finished = async {
         while let Some(ended) = parts.join_next().await {
             if matches!(ended, Ok(FORWARDER)) {
@@ -198,7 +205,7 @@ async fn stop_parts(parts: &mut JoinSet<&'static str>) {
             }
         }
     };
-    if tokio::time::timeout(STOP_STEP_MAX, finished).await.is_err() {
+    if timeout_at(deadline, finished).await.is_err() {
         tracing::warn!("the forwarder did not finish in time");
     }
     parts.abort_all();

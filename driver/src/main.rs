@@ -87,7 +87,7 @@ fn start(config: Config) -> anyhow::Result<()> {
         .thread_stack_size(512 << 10)
         .build()
         .context("could not start the runtime")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         // PID 1 of a PID namespace ignores signals that it does not handle.
         let mut terminate = signal(SignalKind::terminate()).context("could not handle SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("could not handle SIGINT")?;
@@ -99,7 +99,10 @@ fn start(config: Config) -> anyhow::Result<()> {
         };
         driver::run(config, Arc::new(RealDisk), shutdown).await?;
         Ok(())
-    })
+    });
+    // Threads that the disk holds up must not hold up the end.
+    runtime.shutdown_background();
+    ended
 }
 
 #[allow(

@@ -14,6 +14,8 @@ use fake::{
     Behaviour, Container, FakeShipper, PATIENCE, call, call_on, connect, eventually, frame_of,
     numbered_lines,
 };
+use rustix::io::Errno;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -1059,6 +1061,92 @@ async fn a_stop_during_a_long_recovery_loses_nothing() {
         assert_eq!(shipper.log_of(id).lines(), numbered_lines(60), "{id}");
     }
     driver.stop().await;
+}
+
+/// A disk to which nothing can be written for a while.
+#[derive(Debug, Default)]
+struct HungDisk {
+    hangs: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl HungDisk {
+    fn hang(&self, hangs: bool) {
+        *self.hangs.lock().unwrap() = hangs;
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) {
+        let hangs = self.hangs.lock().unwrap();
+        drop(self.changed.wait_while(hangs, |hangs| *hangs));
+    }
+}
+
+impl Disk for HungDisk {
+    fn write_at(&self, file: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Result<usize, Errno> {
+        self.wait();
+        RealDisk.write_at(file, bytes, at)
+    }
+
+    fn sync(&self, file: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.wait();
+        RealDisk.sync(file)
+    }
+
+    fn splice(
+        &self,
+        fifo: BorrowedFd<'_>,
+        file: BorrowedFd<'_>,
+        at: u64,
+        bytes_max: usize,
+    ) -> Result<usize, Errno> {
+        self.wait();
+        RealDisk.splice(fifo, file, at, bytes_max)
+    }
+}
+
+/// The engine kills a plugin 10 s after it has asked it to end. Neither a shipper that acknowledges
+/// nothing nor a disk that takes nothing may use that up.
+#[tokio::test]
+async fn a_stop_is_over_in_time_although_shipper_and_disk_hang() {
+    const STOP_MAX: Duration = Duration::from_secs(5);
+    let host = Host::new();
+    let silent = Behaviour {
+        acks: false,
+        ..Behaviour::default()
+    };
+    let shipper = FakeShipper::start(&host.shipper(), silent);
+    let disk = Arc::new(HungDisk::default());
+    let (stop, stopping) = oneshot::channel::<()>();
+    let (end, ended) = oneshot::channel();
+    let running = {
+        let (config, disk) = (host.config(), Arc::clone(&disk) as Arc<dyn Disk>);
+        // One thread, as the process has it: nothing of it may wait for the disk.
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().unwrap();
+        std::thread::spawn(move || {
+            let stopped = async { stopping.await.unwrap() };
+            let run = runtime.block_on(driver::run(config, disk, stopped));
+            runtime.shutdown_background();
+            end.send(run).ok();
+        })
+    };
+    let mut container = Container::new(host.path(), "c1");
+    eventually("the driver listens", || host.plugin().exists()).await;
+    assert_eq!(host.start(&container, "{}").await, NO_ERR);
+    container.write_lines(100).await;
+    let has_lines = |state: &fake::State| state.logs.values().any(|log| log.bytes.len() > 1_000);
+    shipper.wait("the driver ships", has_lines).await;
+    disk.hang(true);
+    container.write_lines(100).await;
+    let began = Instant::now();
+    stop.send(()).unwrap();
+    let ended = tokio::time::timeout(STOP_MAX, ended).await;
+    let took = began.elapsed();
+    disk.hang(false);
+    running.join().unwrap();
+    assert!(ended.is_ok(), "not over after {took:?}");
+    ended.unwrap().unwrap().unwrap();
 }
 
 /// Kills the real process again and again while a container writes. Nothing may be lost, and only
