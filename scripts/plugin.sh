@@ -51,6 +51,9 @@ plugin_folder() { echo "$(docker info -f '{{.DockerRootDir}}')/plugins/$1"; }
 # What the plugin has in /run/docker/logging/state.
 state_folder() { echo "$(plugin_folder "$1")/propagated-mount/state"; }
 
+# Where the state lies while a plugin is replaced.
+saved_state() { echo "$(docker info -f '{{.DockerRootDir}}')/$name-state"; }
+
 install_plugin() {
   stage=$(mktemp -d)
   carried=""
@@ -63,6 +66,10 @@ install_plugin() {
       return
     fi
     take_over "$old_id"
+  elif [[ -d $(saved_state) ]]; then
+    # An earlier replacement has failed half-way.
+    carried=$(saved_state)
+    say "taking on the logs in $carried"
   fi
   docker plugin create "$name" "$stage/plugin" >/dev/null
   give_state_back
@@ -126,12 +133,14 @@ stage_files() {
 # Removes the old plugin and keeps its settings and its state.
 take_over() {
   local old_id=$1 state
+  if [[ -e $(saved_state) ]]; then
+    die "$(saved_state) holds logs that an earlier replacement could not give back: remove the plugin ($0 uninstall --name $name) to install it anew with them, or move that folder away to give them up"
+  fi
   keep_settings
   docker plugin disable "$name" >/dev/null 2>&1 || true
   state=$(state_folder "$old_id")
   if [[ -d $state ]]; then
-    carried=${state%/plugins/*}/$name-state
-    rm -rf "$carried"
+    carried=$(saved_state)
     mv "$state" "$carried"
   elif [[ ! -r ${state%/plugins/*} && -z ${FORCE:-} ]]; then
     die "the journals of $name can't be reached from here to be kept: run this as root on the engine's host, or with FORCE=1 to give up what is not shipped yet"

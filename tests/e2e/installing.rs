@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio::time::Instant;
 use world::chatter::Shape;
-use world::processes::{TOPIC_ID, wait_until};
+use world::processes::{TOPIC_ID, binary, wait_until};
 
 const PLAIN: Shape = Shape::Plain { bytes: 64 };
 /// Time within which a shipper must listen.
@@ -33,13 +33,47 @@ async fn a_replaced_plugin_keeps_settings_and_what_it_has_not_shipped() {
     .await;
 }
 
+/// A replacement that fails half-way leaves no plugin, and the old one's state beside its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replacement_that_failed_half_way_is_finished_by_the_next_installation() {
+    scene(&[], async |scene| {
+        scene.install_plugin(&[]).await;
+        scene.run("box", &[], &["--lines", "100"]).await;
+        scene.docker(["rm", "box"]).await;
+        let id = ["plugin", "inspect", "-f", "{{.Id}}", PLUGIN];
+        let id = scene.docker(id).await;
+        let data = scene.engine.folder().join("data");
+        let state = data.join("plugins").join(id).join("propagated-mount/state");
+        let saved = data.join(format!("{PLUGIN}-state"));
+        scene.docker(["plugin", "disable", PLUGIN]).await;
+        fs::rename(&state, &saved).unwrap();
+        // A plugin that has state of its own must not push the saved one away.
+        let mut install = scene.engine.command(root().join("scripts/plugin.sh"));
+        let binaries = binary("cls-driver").unwrap();
+        install
+            .arg("install")
+            .env("BINARIES", binaries.parent().unwrap());
+        let refusal = succeed(install).await.unwrap_err().to_string();
+        assert!(refusal.contains(saved.to_str().unwrap()), "{refusal}");
+        scene.docker(["plugin", "rm", PLUGIN]).await;
+        scene.install_plugin(&[]).await;
+        assert!(!saved.exists(), "it was given back");
+        scene.start_shipper().await;
+        let records = scene.wait_for_records(100).await;
+        let expected: Vec<_> = (0..100).map(|n| PLAIN.line(n)).collect();
+        assert_eq!(contents(&records), expected);
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plugin_in_use_is_upgraded_under_its_containers_and_not_removed() {
     const LINES: u64 = 5_000;
     /// Of each of the two containers that leave; they are like the first ones of the one that stays.
     const LEAVING_LINES: u64 = 10;
-    /// The engine finds the plugin gone, and repeats its call after 1, 2 and 4 s.
-    const STOP_MAX: Duration = Duration::from_secs(1 + 2 + 2);
+    /// The engine finds the plugin gone, and repeats its call after 1, 2 and 4 s; after 8 s more it
+    /// would give up.
+    const STOP_MAX: Duration = Duration::from_secs(1 + 2 + 4 + 1);
     full_scene(async |scene| {
         let chatter = ["--lines", &LINES.to_string(), "--rate", "500", "--hold"];
         scene.run("busy", &["-d"], &chatter).await;
