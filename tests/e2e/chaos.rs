@@ -20,8 +20,10 @@
 //!   at first, and without its body, so that a start may fail. It has a bound of its own, and is
 //!   given again.
 //! - The ledger remembers streams that are over within bounds, which a long run exceeds: what it says
-//!   is written down before each harm. With `keep-file=false`, a driver that is killed within 5 s of
-//!   a stream's end tells of it no more: no container has that option.
+//!   is written down before each harm. What a driver knows of a stream that is over goes with the
+//!   last segment that is kept of it (`keep-file=false`, or a later start of the same container has
+//!   pushed it out), and is told every 5 s: one that is killed before that tells of it no more. So
+//!   no container has that option, and the driver is left alone for a while behind the engine's end.
 //! - How many lines a container had written that was killed, it can't tell: those that arrived are
 //!   to have no gap, and the ledger is to know of no other.
 
@@ -40,7 +42,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::RwLock;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use world::oracle::{Report, examine};
 use world::processes::{TOPIC_ID, number_of, seed, wait_until};
 use world::script::Script;
@@ -61,6 +63,8 @@ const PIECE_BYTES: u64 = 16 << 10;
 const SHORT_LIFE_LINES: u64 = 200;
 /// What a command may take longer through the plugin, but for one in a hundred.
 const ADDED_MAX: Duration = Duration::from_secs(1);
+/// Pairs of commands of which the second-worst is the 99th percentile.
+const PAIRS_MIN: usize = 200;
 /// What any command may take during which the driver is killed: the engine repeats its call after
 /// 1, 2 and 4 s.
 const HIT_MAX: Duration = Duration::from_secs(12);
@@ -68,6 +72,8 @@ const HIT_MAX: Duration = Duration::from_secs(12);
 const ATTEMPTS_MAX: u32 = 20;
 /// What disabling the plugin may take: after 10 s the engine kills it.
 const DISABLE_MAX: Duration = Duration::from_secs(5);
+/// Time within which a driver has told of streams that are over: they are delivered, and it reports.
+const TOLD_WITHIN: Duration = Duration::from_secs(10);
 /// Time within which a fault must show, or be over.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Time within which everything must be delivered in the end.
@@ -174,6 +180,11 @@ impl Harm {
         Self::FreezeEngine,
     ];
 
+    /// Returns whether the driver's process ends.
+    fn ends_driver(self) -> bool {
+        matches!(self, Self::KillDriver | Self::DisablePlugin)
+    }
+
     /// Returns whether commands can't succeed meanwhile.
     fn stops_commands(self) -> bool {
         matches!(
@@ -203,8 +214,10 @@ async fn chaos_loses_nothing_and_harms_nothing() {
             began: Instant::now(),
             counts: BTreeMap::new(),
             book: Book::default(),
+            told_at: Instant::now(),
         };
         let ((counts, book), lives) = tokio::join!(chaos.run(), lives);
+        lives.print();
         stop_writers(scene).await;
         let report = settle(scene, &folders.plugin, book).await;
         eprintln!("{counts:?}\n{report}");
@@ -301,6 +314,8 @@ struct Chaos<'s> {
     began: Instant,
     counts: BTreeMap<Harm, u32>,
     book: Book,
+    /// When the driver has told of all streams that ended with an engine.
+    told_at: Instant,
 }
 
 impl Chaos<'_> {
@@ -317,6 +332,9 @@ impl Chaos<'_> {
             let harm = round.pop().expect("a round has every kind of harm");
             let pause = self.millis(100..1_000);
             sleep(pause).await;
+            if harm.ends_driver() {
+                sleep_until(self.told_at).await;
+            }
             let gate = self.road.gate.clone();
             let closed = match harm.stops_commands() {
                 true => Some(gate.write().await),
@@ -466,6 +484,7 @@ impl Chaos<'_> {
         let engine = &mut self.scene.engine;
         engine.start_dockerd(&json!({})).await.unwrap();
         self.wait_for_plugin().await;
+        self.told_at = Instant::now() + TOLD_WITHIN;
     }
 }
 
@@ -481,28 +500,45 @@ struct Lives {
 }
 
 impl Lives {
-    fn check(&self) {
+    /// Returns what commands took longer through the plugin, in seconds, the least first.
+    fn added(&self) -> Vec<f64> {
         let added = |(_, json_file, plugin): &(_, Duration, Duration)| {
             plugin.as_secs_f64() - json_file.as_secs_f64()
         };
-        let mut all: Vec<f64> = self.pairs.iter().map(added).collect();
-        all.sort_by(f64::total_cmp);
-        let at = |hundredths: usize| all[(all.len() - 1) * hundredths / 100];
+        let mut added: Vec<f64> = self.pairs.iter().map(added).collect();
+        added.sort_by(f64::total_cmp);
+        added
+    }
+
+    fn print(&self) {
+        let added = self.added();
         eprintln!(
             "{} pairs of commands: through the plugin p50 {:+.3} s, p99 {:+.3} s, at most {:+.3} s; \
              {} hit by a kill of the driver, at most {:?}; {} repeated",
-            all.len(),
-            at(50),
-            at(99),
-            at(100),
+            added.len(),
+            percentile(&added, 50),
+            percentile(&added, 99),
+            percentile(&added, 100),
             self.hits.len(),
             self.hits.iter().max(),
             self.repeated,
         );
-        // Of some thirty pairs this is the second-worst: one hiccup of a shared machine is let pass.
-        assert!(at(99) < 2.0 * ADDED_MAX.as_secs_f64(), "{:?}", self.pairs);
+    }
+
+    fn check(&self) {
+        // Of fewer pairs this is the worst: one hiccup of a shared machine is let pass.
+        let bound = match self.pairs.len() {
+            PAIRS_MIN.. => ADDED_MAX,
+            _ => 2 * ADDED_MAX,
+        };
+        let added = percentile(&self.added(), 99);
+        assert!(added < bound.as_secs_f64(), "{:?}", self.pairs);
         assert!(self.hits.iter().all(|took| *took < HIT_MAX));
     }
+}
+
+fn percentile(sorted: &[f64], hundredths: usize) -> f64 {
+    sorted[(sorted.len() - 1) * hundredths / 100]
 }
 
 /// The containers that live shortly.
