@@ -66,6 +66,12 @@ pub trait Disk: Debug + Send + Sync {
         rustix::fs::fsync(rustix::fs::open(folder, flags, Mode::empty())?)
     }
 
+    /// Returns the bytes that are free, for an unprivileged user, on the disk that holds a folder.
+    fn free_bytes(&self, folder: &Path) -> Result<u64, Errno> {
+        let disk = rustix::fs::statvfs(folder)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
     /// Moves at most `bytes_max` bytes from a FIFO to a position of a file. A byte leaves the FIFO
     /// only when it is in the file. Returns 0 when the FIFO is empty and has no writer,
     /// [`Errno::AGAIN`] when it is empty and has one.

@@ -579,8 +579,13 @@ impl Journal {
                 Err(error) => return Err(error),
             }
         }
+        // Clean only behind a sync that was none too early: a segment may be created meanwhile.
         if self.is_folder_dirty.swap(false, Ordering::Relaxed) {
-            self.medium.sync_folder()?;
+            let synced = self.medium.sync_folder();
+            if synced.is_err() {
+                self.is_folder_dirty.store(true, Ordering::Relaxed);
+            }
+            synced?;
         }
         Ok(())
     }

@@ -3,8 +3,11 @@
 //!
 //! Room is made apart from syncing: a sync takes as long as the disk likes, and a FIFO whose journal
 //! is full is not read meanwhile. It sleeps without a timer while everything is acknowledged.
+//! Otherwise a round of syncs comes twice within the age at which bytes must be synced: it syncs what
+//! the round before has seen, so that no byte grows older than that.
 
 use crate::containers::{Stream, Table};
+use crate::disk::Disk;
 use crate::fifo::Signals;
 use crate::journal::{Budget, Shortage};
 use crate::kept::Kept;
@@ -12,8 +15,9 @@ use crate::logging::Throttle;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
+static NOT_ASKED: Throttle = Throttle::new();
 static SYNC_FAILED: Throttle = Throttle::new();
 static DROPPED: Throttle = Throttle::new();
 static DROP_FAILED: Throttle = Throttle::new();
@@ -29,11 +33,13 @@ pub(crate) struct Keeper {
     pub(crate) budget: Arc<Budget>,
     /// What is kept although it is acknowledged.
     pub(crate) kept: Arc<Kept>,
+    /// Where all of it is.
+    pub(crate) disk: Arc<dyn Disk>,
     /// Folder whose disk is watched.
     pub(crate) state_dir: PathBuf,
     /// Free disk below which journals stop growing.
     pub(crate) disk_free_bytes_min: u64,
-    /// Age at which unacknowledged bytes are synced.
+    /// Age at which unacknowledged bytes must be on stable storage.
     pub(crate) sync: Duration,
 }
 
@@ -61,12 +67,19 @@ impl Keeper {
     }
 
     async fn sync_always(&self) {
+        let interval = self.sync / 2;
+        // What an earlier process has left unsynced is old enough.
+        let mut sync_at = Instant::now();
         loop {
-            sleep(self.sync).await;
+            sleep_until(sync_at).await;
             let keeper = self.clone();
+            sync_at += interval;
             let has_unacked = blocking(move || keeper.sync_round()).await.unwrap_or(true);
+            // A disk that is slower than that is left in peace in between.
+            sync_at = sync_at.max(Instant::now() + interval / 2);
             if !has_unacked {
                 self.signals.keep.notified().await;
+                sync_at = Instant::now() + interval;
             }
         }
     }
@@ -106,16 +119,19 @@ impl Keeper {
     /// Syncs what has been unacknowledged for a whole round. Returns whether there is a next round:
     /// anything is unacknowledged, or a container not on record.
     fn sync_round(&self) -> bool {
-        match rustix::fs::statvfs(&self.state_dir) {
-            Ok(disk) => {
-                let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+        match self.disk.free_bytes(&self.state_dir) {
+            Ok(free_bytes) => {
                 let is_low = free_bytes < self.disk_free_bytes_min;
                 self.budget.set_disk_low(is_low);
                 if is_low {
                     self.kept.clear();
                 }
             }
-            Err(error) => tracing::warn!(%error, "could not ask for free disk"),
+            Err(error) => {
+                if let Some(suppressed_count) = NOT_ASKED.pass() {
+                    tracing::warn!(suppressed_count, %error, "could not ask for free disk");
+                }
+            }
         }
         // A record that is missing is reason enough for a next round.
         let mut has_unacked = !self.table.record_late();

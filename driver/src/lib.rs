@@ -114,7 +114,7 @@ pub async fn run(
     };
     let opening = Table::open(
         settings,
-        disk,
+        Arc::clone(&disk),
         Arc::clone(&budget),
         Arc::clone(&kept),
         pump.handle(),
@@ -127,6 +127,7 @@ pub async fn run(
         signals: Arc::clone(&signals),
         budget,
         kept,
+        disk,
         state_dir: config.state_dir.clone(),
         disk_free_bytes_min: config.disk_free_bytes_min,
         sync: config.journal_sync,

@@ -161,11 +161,16 @@ fn assemble(
         fallback_bytes: AtomicU64::new(0),
         has_overdraft: AtomicBool::new(false),
         is_disk_full: AtomicBool::new(false),
-        is_folder_dirty: AtomicBool::new(false),
         is_drop_unsynced: AtomicBool::new(false),
+        // An earlier process may have created segments without a sync of the folder, and bytes
+        // without a sync at all: those are older than this process.
+        is_folder_dirty: AtomicBool::new(true),
         segments: Mutex::new(segments),
         reader: Mutex::new(reader),
-        sync_marks: Mutex::new(SyncMarks::default()),
+        sync_marks: Mutex::new(SyncMarks {
+            synced: 0,
+            tail_seen: tail,
+        }),
     };
     Recovered {
         journal,
