@@ -24,12 +24,13 @@
 //! nothing. A start that writes nothing ships nothing and leaves nothing.
 
 use crate::counters::DropReason;
+use crate::damaged;
 use crate::descriptors;
 use crate::disk::Disk;
 use crate::fifo::{self, Fifo, FifoError, PumpHandle, Signals};
 use crate::final_reports::FinalReports;
 use crate::forward::Checker;
-use crate::journal::medium::{Folder, STATE_FILE_NAME, segment_start};
+use crate::journal::medium::{Folder, STATE_DAMAGED_FILE_NAME, STATE_FILE_NAME, segment_start};
 use crate::journal::{self, Appender, Bounds, Budget, Journal, Recovered, Totals, read_state};
 use crate::kept::{self, Kept, Owner, kept_start};
 use crate::start::{Start, StartRequest, StreamOptions, new_journal_id};
@@ -62,9 +63,6 @@ const STOP_WAIT_MAX: Duration = Duration::from_millis(500);
 /// Starts that wait for the disk at once; more wait for these. Each holds a thread of
 /// [`DISK_THREADS_MAX`](crate::DISK_THREADS_MAX), and the keeper and the forwarder need theirs.
 pub(crate) const STARTS_MAX: usize = 4;
-
-/// How long a request waits for recovery. The engine itself gives up after 30 s.
-const RECOVERY_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// How long a starting driver waits for its predecessor to end.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -103,6 +101,8 @@ pub(crate) struct Stream {
     /// Removed with the stream; `None` for one that could not be read and is left as it is.
     folder: Option<PathBuf>,
     keep_file: bool,
+    /// An earlier process has taken it on, and may have told of it.
+    is_adopted: bool,
     /// What could not be put on record when it started, as the disk refused it.
     unrecorded: Mutex<Option<Meta>>,
     is_ready: AtomicBool,
@@ -252,6 +252,9 @@ pub(crate) enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// There are entries, and nothing says whose.
+    #[error("the folder holds a journal and no record of its container")]
+    NoRecord,
     /// The journal could not be opened.
     #[error("{}", crate::Chain(.0))]
     Journal(#[from] journal::OpenError),
@@ -268,9 +271,22 @@ pub(crate) enum StartError {
         /// What there are for all containers.
         max: u64,
     },
-    /// The table is still being read from a slow disk.
-    #[error("the driver is still recovering its journals")]
-    Recovering,
+}
+
+impl StartError {
+    /// Returns whether a record on disk is damaged, rather than the disk not to be read now.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Json(_) | Self::Field { .. } | Self::TooLarge { .. } | Self::NoRecord => true,
+            Self::EmptyBody
+            | Self::Options(_)
+            | Self::Refused { .. }
+            | Self::Fifo(_)
+            | Self::Record { .. }
+            | Self::Journal(_)
+            | Self::Descriptors { .. } => false,
+        }
+    }
 }
 
 /// The table could not be opened.
@@ -315,6 +331,9 @@ pub(crate) struct Table {
     signals: Arc<Signals>,
     checker: Checker,
     streams: Mutex<Streams>,
+    /// Folders that earlier processes have left, until recovery takes them: those of containers that
+    /// start meanwhile are not among them.
+    earlier: Mutex<Vec<PathBuf>>,
     /// FIFOs whose stop was answered before recovery had found their streams.
     held: Mutex<HashMap<String, OwnedFd>>,
     next_number: AtomicU32,
@@ -323,8 +342,8 @@ pub(crate) struct Table {
     /// Bounds what [`STARTS_MAX`] says.
     starting: Arc<Semaphore>,
     has_recovered: watch::Sender<bool>,
-    /// Held as long as anyone works with a stream.
-    _lock: OwnedFd,
+    /// Held as long as anyone works with a stream; `None` if the disk gives none.
+    _lock: Option<OwnedFd>,
 }
 
 /// The stream of a FIFO. Locked while it is created: who repeats the start waits, on a blocking
@@ -354,8 +373,9 @@ impl Table {
         checker: Checker,
     ) -> Result<Self, TableError> {
         let folder = settings.state_dir.clone();
-        let lock_file = lock_state_dir(&folder).await?;
+        let lock_file = lock_state_dir(&*disk, &folder).await?;
         Ok(Self {
+            earlier: Mutex::new(journal_folders(&folder)),
             settings,
             disk,
             budget,
@@ -374,8 +394,8 @@ impl Table {
     }
 
     /// Takes on a container: records it, opens its FIFO, and reads from then on. Returns when the
-    /// record is on stable storage. Waits for no one but the disk, and for a connected shipper's
-    /// word at most [`Checker::ANSWER_WAIT_MAX`].
+    /// record is on stable storage. Waits for no one but the disk, not for recovery either, and for a
+    /// connected shipper's word at most [`Checker::ANSWER_WAIT_MAX`].
     ///
     /// # Errors
     /// See [`StartError`].
@@ -385,9 +405,6 @@ impl Table {
         }
         let request: StartRequest = serde_json::from_slice(body)?;
         let start = Start::check(request, &self.settings.host_name)?;
-        if !self.recovered().await {
-            return Err(StartError::Recovering);
-        }
         self.check_with_shipper(&start).await?;
         let turn = Arc::clone(&self.starting).acquire_owned().await;
         let table = Arc::clone(self);
@@ -414,15 +431,7 @@ impl Table {
     /// the background: the engine closes it after the answer. A FIFO that is not known is no
     /// fault: the engine asks again for what was done before.
     pub(crate) async fn stop(&self, file: &str) {
-        // A FIFO of a stream that is not found yet is read when it is, to its end.
-        let recovered = tokio::time::timeout(STOP_WAIT_MAX, self.recovered()).await;
-        if !matches!(recovered, Ok(true)) {
-            self.hold(file);
-        }
-        let slot = lock(&self.streams).by_file.get(file).cloned();
-        // A locked slot is of a start that has no answer yet, and so has nothing to stop.
-        let stream = slot.and_then(|slot| slot.try_lock().ok()?.clone());
-        let (Ok(true), Some(stream)) = (recovered, stream) else {
+        let Some(stream) = self.stream_to_stop(file).await else {
             return;
         };
         let drained = self.pump.drain(stream.number());
@@ -443,37 +452,12 @@ impl Table {
 
     /// Finds the streams of earlier processes, reads their FIFOs on, and lets requests in. Blocks.
     pub(crate) fn recover(self: &Arc<Self>) {
-        let entries = match std::fs::read_dir(&self.settings.state_dir) {
-            Ok(entries) => entries,
-            Err(error) => {
-                tracing::error!(%error, "could not list the state folder");
-                self.has_recovered.send_replace(true);
-                return;
-            }
-        };
-        let mut stream_count = 0_usize;
+        let folders = std::mem::take(&mut *lock(&self.earlier));
+        // Containers that may be writing come first; there are few of them.
+        let is_live = |folder: &PathBuf| folder.join(META_FILE_NAME).exists();
+        let (live, over): (Vec<_>, Vec<_>) = folders.into_iter().partition(is_live);
         let mut found = Found::default();
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            if !name.to_str().is_some_and(is_journal_id) {
-                continue;
-            }
-            let folder = entry.path();
-            match self.adopt(&folder, &mut found) {
-                Ok(true) => stream_count += 1,
-                Ok(false) => {}
-                // The folder stays for whoever repairs it. A damaged one stops no other.
-                Err(error) => tracing::error!(
-                    error = %crate::Chain(&error),
-                    folder = %folder.display(),
-                    "could not take on a container of an earlier process"
-                ),
-            }
-        }
-        self.kept.adopt(found.kept);
-        for (owner, keep_file) in found.over {
-            self.leave(&owner, keep_file);
-        }
+        let stream_count = self.adopt_all(&live, &mut found);
         if stream_count > 0 {
             tracing::info!(stream_count, "containers of an earlier process taken on");
         }
@@ -481,6 +465,33 @@ impl Table {
         self.signals.keep.notify_one();
         self.has_recovered.send_replace(true);
         lock(&self.held).clear();
+        self.adopt_all(&over, &mut found);
+        self.kept.adopt(found.kept);
+        for (owner, keep_file) in found.over {
+            self.leave(&owner, keep_file);
+        }
+    }
+
+    /// Takes on the streams of some folders; returns how many are not over. A damaged folder stops
+    /// no other.
+    fn adopt_all(&self, folders: &[PathBuf], found: &mut Found) -> usize {
+        let mut stream_count = 0;
+        for folder in folders {
+            match self.adopt(folder, found) {
+                Ok(goes_on) => stream_count += usize::from(goes_on),
+                Err(error) => {
+                    tracing::error!(
+                        error = %crate::Chain(&error),
+                        folder = %folder.display(),
+                        "could not take on a container of an earlier process"
+                    );
+                    if error.is_damage() {
+                        damaged::set_aside(&*self.disk, &self.settings.state_dir, folder);
+                    }
+                }
+            }
+        }
+        stream_count
     }
 
     /// Returns the host's name.
@@ -496,14 +507,22 @@ impl Table {
     /// Forgets a stream of which everything is acknowledged. Blocks.
     pub(crate) fn retire(&self, stream: &Stream) {
         let report = stream.report();
+        let file = stream.file.to_string_lossy();
+        let slot = self.slot_of(&file);
+        let other = lock(&slot)
+            .clone()
+            .filter(|known| known.number() != stream.number());
         {
             let mut streams = lock(&self.streams);
             streams.by_number.remove(&stream.number());
-            streams
-                .by_file
-                .remove(stream.file.to_string_lossy().as_ref());
+            if other.is_none() {
+                streams.by_file.remove(&*file);
+            }
             streams.remember(stream.container_id());
-            streams.final_reports.push(report);
+            match stream.is_adopted {
+                true => streams.final_reports.push_found(report),
+                false => streams.final_reports.push(report),
+            }
         }
         // Under the lock, so that it is not put on record behind its own back.
         let mut unrecorded = lock(&stream.unrecorded);
@@ -557,12 +576,28 @@ impl Table {
         }
     }
 
-    async fn recovered(&self) -> bool {
+    /// Returns the stream of a FIFO, waiting for recovery to find it for a while. A FIFO of a stream
+    /// that is found later is read then, to its end.
+    async fn stream_to_stop(&self, file: &str) -> Option<Arc<Stream>> {
+        if let Some(stream) = self.stream_of(file) {
+            return Some(stream);
+        }
         let mut has_recovered = self.has_recovered.subscribe();
         let recovered = has_recovered.wait_for(|&has_recovered| has_recovered);
-        tokio::time::timeout(RECOVERY_WAIT_MAX, recovered)
+        if tokio::time::timeout(STOP_WAIT_MAX, recovered)
             .await
-            .is_ok()
+            .is_err()
+        {
+            self.hold(file);
+            return None;
+        }
+        self.stream_of(file)
+    }
+
+    fn stream_of(&self, file: &str) -> Option<Arc<Stream>> {
+        let slot = lock(&self.streams).by_file.get(file).cloned();
+        // A locked slot is of a start that has no answer yet, and so has nothing to stop.
+        slot.and_then(|slot| slot.try_lock().ok()?.clone())
     }
 
     /// Asks the shipper, if one is connected, whether the options can work. An engine that
@@ -573,7 +608,9 @@ impl Table {
         if faults.is_empty() {
             return Ok(());
         }
-        let is_known = lock(&self.streams).knows(&start.container_id);
+        // Before recovery is over, any container may be an old one.
+        let is_known =
+            !*self.has_recovered.borrow() || lock(&self.streams).knows(&start.container_id);
         if !is_known && start.is_just_created() {
             return Err(StartError::Refused { faults });
         }
@@ -588,10 +625,7 @@ impl Table {
     /// Returns the stream of a start's FIFO, created if need be. Blocks.
     fn find_or_create(&self, start: Start) -> Result<Arc<Stream>, StartError> {
         let file = start.file.clone();
-        let slot = {
-            let mut streams = lock(&self.streams);
-            Arc::clone(streams.by_file.entry(file.clone()).or_default())
-        };
+        let slot = self.slot_of(&file);
         let mut known = lock(&slot);
         if let Some(stream) = &*known {
             return Ok(Arc::clone(stream));
@@ -609,6 +643,11 @@ impl Table {
                 Err(error)
             }
         }
+    }
+
+    fn slot_of(&self, file: &str) -> FileSlot {
+        let mut streams = lock(&self.streams);
+        Arc::clone(streams.by_file.entry(file.to_owned()).or_default())
     }
 
     fn create(&self, start: Start) -> Result<Arc<Stream>, StartError> {
@@ -705,31 +744,66 @@ impl Table {
             None => read_record(&folder.join(ENDED_FILE_NAME))?,
         };
         let Some(meta) = record else {
-            // The process ended before it had answered the engine.
-            remove_folder(&*self.disk, folder);
-            return Ok(false);
+            if kept::files(folder, segment_start).is_empty() {
+                // The process ended before it had answered the engine.
+                remove_folder(&*self.disk, folder);
+                return Ok(false);
+            }
+            return Err(StartError::NoRecord);
         };
         let start = Start::from_meta(meta, &self.settings)?;
         let (owner, keep_file) = (owner(folder, &start.container_id), start.options.keep_file);
         found.kept.extend(kept::find(&owner));
-        let open = start.open.clone();
-        let goes_on = is_live && self.take_on(folder, start)?;
-        if !goes_on {
-            if let Some(report) = final_report(&self.disk, folder, &open) {
-                lock(&self.streams).final_reports.push(report);
-            }
-            found.over.push((owner, keep_file));
+        let adopted = match is_live {
+            true => self.take_on(folder, start)?,
+            false => Adopted::Over(final_report(&self.disk, folder, &start.open)),
+        };
+        let Adopted::Over(report) = adopted else {
+            return Ok(true);
+        };
+        if let Some(report) = report {
+            lock(&self.streams).final_reports.push_found(report);
         }
-        Ok(goes_on)
+        found.over.push((owner, keep_file));
+        Ok(false)
     }
 
-    /// Takes on a stream that was not over. Returns whether there is anything left to do for it.
-    fn take_on(&self, folder: &Path, mut start: Start) -> Result<bool, StartError> {
-        let fifo = self.reopen_fifo(&start.file)?;
+    /// Takes on a stream that was not over.
+    fn take_on(&self, folder: &Path, start: Start) -> Result<Adopted, StartError> {
+        let file = start.file.clone();
+        let slot = self.slot_of(&file);
+        let mut known = lock(&slot);
+        // An engine that has named the path anew has put another FIFO there.
+        let fifo = match &*known {
+            Some(_) => Ok(None),
+            None => self.reopen_fifo(&file),
+        };
+        let adopted = fifo
+            .map_err(StartError::from)
+            .and_then(|fifo| self.take_on_with(folder, start, fifo));
+        match (&adopted, &*known) {
+            (_, Some(_)) => {}
+            (Ok(Adopted::GoesOn(stream)), None) => *known = Some(Arc::clone(stream)),
+            (Ok(Adopted::Over(_)) | Err(_), None) => {
+                lock(&self.streams).by_file.remove(&file);
+            }
+        }
+        if let Ok(Adopted::GoesOn(stream)) = &adopted {
+            self.signals.push_ready(stream);
+        }
+        adopted
+    }
+
+    fn take_on_with(
+        &self,
+        folder: &Path,
+        mut start: Start,
+        fifo: Option<OwnedFd>,
+    ) -> Result<Adopted, StartError> {
         let mut kept_folder = Some(folder.to_path_buf());
         if start.options.no_file {
             if fifo.is_none() {
-                return Ok(false);
+                return Ok(Adopted::Over(None));
             }
             // What was in memory is gone: the offsets begin again, so the journal is another one.
             start.open.journal_id = new_journal_id();
@@ -758,14 +832,11 @@ impl Table {
             );
         }
         if fifo.is_none() && recovered.journal.unacked_bytes() == 0 {
-            return Ok(false);
+            let totals = recovered.journal.totals();
+            return Ok(Adopted::Over(Some(report(&start.open, &totals))));
         }
-        let file = start.file.clone();
         let stream = self.insert(start, kept_folder, recovered, fifo);
-        let slot = Arc::new(Mutex::new(Some(Arc::clone(&stream))));
-        lock(&self.streams).by_file.insert(file, slot);
-        self.signals.push_ready(&stream);
-        Ok(true)
+        Ok(Adopted::GoesOn(stream))
     }
 
     fn journal(
@@ -806,6 +877,7 @@ impl Table {
             file: PathBuf::from(&start.file),
             folder,
             keep_file: start.options.keep_file,
+            is_adopted: start.is_adopted,
             unrecorded: Mutex::default(),
             is_ready: AtomicBool::new(false),
         });
@@ -826,6 +898,14 @@ impl Table {
         }
         stream
     }
+}
+
+/// What recovery makes of a stream that may not be over.
+enum Adopted {
+    /// There is something left to do for it.
+    GoesOn(Arc<Stream>),
+    /// There is not; its last counters.
+    Over(Option<StreamReport>),
 }
 
 /// What recovery finds of streams that are over.
@@ -920,6 +1000,7 @@ pub(crate) fn remove_folder(disk: &dyn Disk, folder: &Path) {
         }
         for name in [
             STATE_FILE_NAME,
+            STATE_DAMAGED_FILE_NAME,
             META_NEW_FILE_NAME,
             ENDED_FILE_NAME,
             META_FILE_NAME,
@@ -938,16 +1019,26 @@ pub(crate) fn remove_folder(disk: &dyn Disk, folder: &Path) {
     }
 }
 
-async fn lock_state_dir(folder: &Path) -> Result<OwnedFd, TableError> {
+/// Makes the state folder and locks it. A disk that takes nothing (read-only, full, failing) is no
+/// reason not to start: then there is no lock, and nobody whom it would keep out could write either.
+async fn lock_state_dir(disk: &dyn Disk, folder: &Path) -> Result<Option<OwnedFd>, TableError> {
     let state_dir_error = |source: std::io::Error| TableError::StateDir {
         folder: folder.to_path_buf(),
         source,
     };
-    std::fs::create_dir_all(folder).map_err(state_dir_error)?;
-    rustix::fs::chmod(folder, FileMode::RWXU).map_err(|error| state_dir_error(error.into()))?;
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-    let lock_file = rustix::fs::open(folder.join("lock"), flags, FileMode::RUSR | FileMode::WUSR)
-        .map_err(|error| state_dir_error(error.into()))?;
+    let lock_file = match open_lock(disk, folder) {
+        Ok(lock_file) => lock_file,
+        Err(error) if is_disk_fault(&error) => {
+            tracing::error!(
+                %error,
+                folder = %folder.display(),
+                "the disk takes nothing: until it does, what containers write stays in memory and \
+                 does not survive this process"
+            );
+            return Ok(None);
+        }
+        Err(error) => return Err(state_dir_error(error)),
+    };
     let locked = tokio::time::timeout(LOCK_WAIT_MAX, async {
         loop {
             match rustix::fs::flock(&lock_file, FlockOperation::NonBlockingLockExclusive) {
@@ -966,7 +1057,43 @@ async fn lock_state_dir(folder: &Path) -> Result<OwnedFd, TableError> {
             });
         }
     }
-    Ok(lock_file)
+    Ok(Some(lock_file))
+}
+
+fn open_lock(disk: &dyn Disk, folder: &Path) -> std::io::Result<OwnedFd> {
+    std::fs::create_dir_all(folder)?;
+    let path = folder.join("lock");
+    let opened = rustix::fs::chmod(folder, FileMode::RWXU)
+        .and_then(|()| disk.open(&path, OFlags::RDWR | OFlags::CREATE));
+    match opened {
+        // A lock needs no writing.
+        Err(error) if is_disk_fault(&error.into()) => {
+            Ok(disk.open(&path, OFlags::RDONLY).map_err(|_| error)?)
+        }
+        opened => Ok(opened?),
+    }
+}
+
+/// Returns whether an error is the disk's own, and not that of a path that can't be used.
+fn is_disk_fault(error: &std::io::Error) -> bool {
+    let faults = [Errno::ROFS, Errno::NOSPC, Errno::DQUOT, Errno::IO];
+    Errno::from_io_error(error).is_some_and(|error| faults.contains(&error))
+}
+
+/// Returns the folders of a state folder that may be a stream's.
+fn journal_folders(state_dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(state_dir).inspect_err(|error| {
+        tracing::error!(%error, "could not list the state folder");
+    });
+    let is_journal = |entry: &std::fs::DirEntry| {
+        let name = entry.file_name();
+        name.to_str().is_some_and(is_journal_id)
+    };
+    let entries = entries.into_iter().flatten().flatten();
+    entries
+        .filter(is_journal)
+        .map(|entry| entry.path())
+        .collect()
 }
 
 pub(crate) fn is_journal_id(name: &str) -> bool {

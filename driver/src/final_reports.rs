@@ -19,9 +19,14 @@ pub(crate) struct FinalReports {
 impl FinalReports {
     /// Remembers the last counters of a stream; without entries there is nothing to tell.
     pub(crate) fn push(&mut self, report: StreamReport) {
-        if report.received_entries == 0 {
-            return;
+        if report.received_entries > 0 {
+            self.push_found(report);
         }
+    }
+
+    /// Remembers the last counters of a stream of an earlier process, which may have told of entries
+    /// that a loss of power took since.
+    pub(crate) fn push_found(&mut self, report: StreamReport) {
         if self.reports.len() == REMEMBERED_MAX {
             self.reports.pop_front();
         }

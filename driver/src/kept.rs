@@ -6,7 +6,7 @@
 //! of any container beyond `KEEP_FILE_TOTAL_SIZE`, oldest first. When disk runs low all of them go.
 //! A container that has stopped keeps its folder for as long as there is something in it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
@@ -131,12 +131,24 @@ impl Kept {
         }
     }
 
-    /// Takes on what earlier processes kept, by age.
+    /// Takes on what earlier processes kept, by age: all of it is older than what this one keeps.
     pub(crate) fn adopt(&self, mut found: Vec<Found>) {
         found.sort_by_key(|file| file.modified);
-        for file in found {
-            self.push(file.owner, file.start, file.bytes);
-        }
+        let gone = {
+            let mut inner = lock(&self.inner);
+            for file in found.into_iter().rev() {
+                let charged_bytes = file.bytes.max(CHARGE_BYTES_MIN);
+                inner.charged_bytes += charged_bytes;
+                inner.files.push_front(KeptFile {
+                    owner: file.owner,
+                    start: file.start,
+                    charged_bytes,
+                });
+            }
+            let files = inner.beyond_any(self.container_bytes_max, self.total_bytes_max);
+            inner.gone(files)
+        };
+        gone.remove(&*self.disk);
     }
 
     /// Removes all kept segments: the disk is needed for journals.
@@ -202,6 +214,31 @@ impl Inner {
         beyond
     }
 
+    /// Takes out what exceeds the bounds of any container and of the host: whatever is older than
+    /// what fits.
+    fn beyond_any(&mut self, own_max: u64, total_max: u64) -> Vec<KeptFile> {
+        let mut own_bytes: HashMap<Arc<str>, u64> = HashMap::new();
+        let mut total_bytes = 0_u64;
+        let mut kept = VecDeque::with_capacity(self.files.len());
+        let mut beyond = Vec::new();
+        for file in self.files.drain(..).rev() {
+            let container_id = Arc::clone(&file.owner.container_id);
+            let own_bytes = own_bytes.entry(container_id).or_default();
+            *own_bytes = own_bytes.saturating_add(file.charged_bytes);
+            if *own_bytes <= own_max {
+                total_bytes = total_bytes.saturating_add(file.charged_bytes);
+            }
+            if *own_bytes > own_max || total_bytes > total_max {
+                beyond.push(file);
+            } else {
+                kept.push_front(file);
+            }
+        }
+        self.charged_bytes = kept.iter().map(|file| file.charged_bytes).sum();
+        self.files = kept;
+        beyond
+    }
+
     /// Returns what is to be removed of the disk once these files are out of the list.
     fn gone(&mut self, files: Vec<KeptFile>) -> Gone {
         let mut folders = Vec::new();
@@ -263,7 +300,7 @@ fn kept_path(folder: &Path, start: u64) -> PathBuf {
 
 /// Returns offset and size of the files of a folder whose names `start_of` knows. What can't be
 /// read counts as empty: nothing depends on it.
-fn files(folder: &Path, start_of: impl Fn(&str) -> Option<u64>) -> Vec<(u64, u64)> {
+pub(crate) fn files(folder: &Path, start_of: impl Fn(&str) -> Option<u64>) -> Vec<(u64, u64)> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if let Some(start) = entry.file_name().to_str().and_then(&start_of) {

@@ -14,6 +14,7 @@
 mod config;
 mod containers;
 mod counters;
+mod damaged;
 pub mod descriptors;
 mod disk;
 mod explain;

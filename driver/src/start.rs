@@ -72,6 +72,8 @@ pub(crate) struct Start {
     pub(crate) created: String,
     pub(crate) options: StreamOptions,
     pub(crate) open: relay::Open,
+    /// An earlier process has accepted it.
+    pub(crate) is_adopted: bool,
 }
 
 /// Shows which container it is, and nothing of `Info`: log options hold keys, environment and
@@ -148,14 +150,18 @@ impl Start {
                 }
             }
         };
-        Self::build(
+        let start = Self::build(
             meta.file,
             meta.info,
             parsed,
             options,
             meta.journal_id,
             &settings.host_name,
-        )
+        )?;
+        Ok(Self {
+            is_adopted: true,
+            ..start
+        })
     }
 
     fn build(
@@ -194,6 +200,7 @@ impl Start {
             created,
             options,
             open,
+            is_adopted: false,
         })
     }
 

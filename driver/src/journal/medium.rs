@@ -12,6 +12,9 @@ use std::sync::{Arc, OnceLock};
 /// Name of the state file in a journal's folder.
 pub(crate) const STATE_FILE_NAME: &str = "state";
 
+/// What a state file is called that holds nothing to go by.
+pub(crate) const STATE_DAMAGED_FILE_NAME: &str = "state.damaged";
+
 /// What a journal asks of the place that holds it.
 pub(crate) trait Medium: Debug + Send + Sync {
     /// Creates the empty segment that starts at a journal offset, open for reading and writing.

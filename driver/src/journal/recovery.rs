@@ -6,17 +6,25 @@
 //!
 //! | found | so |
 //! |---|---|
-//! | no good slot | the journal is read from offset 0 |
+//! | no state file, or no good slot in it (torn, flipped, zeros, another version) | the journal is read from its first segment on: what was acknowledged comes twice; the file is kept as `state.damaged` |
+//! | one good slot | it counts, though it may be the older one |
 //! | nothing behind the acknowledged offset | the journal goes on at that offset (power loss took bytes that CLS has) |
 //! | a segment wholly acknowledged or in a hole | removed, but for the last |
 //! | a segment longer than the distance to the next | read up to the next |
 //! | a range that neither segment nor hole has | a hole: the disk has lost it (power loss), or only its acknowledgement; counted as lost rather than not at all |
 //! | the last segment ends inside a frame | nothing: the FIFO, or its end, tells the rest |
+//! | bytes that are no frame (zeros, a flipped header) | found by reading: a hole up to the next boundary, counted as one entry |
+//! | bytes that differ inside a frame | shipped as they are: a line has no checksum |
+//! | a read-only disk | what is there is shipped; what comes is held in memory |
 //!
-//! An error of the disk is no damage: a folder that can't be read is left as it is.
+//! An error of the disk is no damage: a folder that can't be read is left as it is. So is damage to
+//! the record of the container, of which the journal knows nothing (`damaged.rs`).
 
 use super::appender::Current;
-use super::medium::{Folder, Medium, Memory, STATE_FILE_NAME, segment_file_name, segment_start};
+use super::medium::{
+    Folder, Medium, Memory, STATE_DAMAGED_FILE_NAME, STATE_FILE_NAME, segment_file_name,
+    segment_start,
+};
 use super::state::{self, Hole, Saved};
 use super::{Appender, Bounds, Budget, Journal, Reader, Segment, SyncMarks};
 use crate::counters::DropReason;
@@ -75,13 +83,18 @@ pub(crate) fn open(
     let folder = medium.path().to_path_buf();
     let mut ranges = list_segments(&medium)?;
     ranges.sort_unstable_by_key(|range| range.start);
-    let (sequence, saved) = read_state(&medium)?.unwrap_or_default();
+    let found = read_state(&medium)?;
+    if found.is_none() {
+        set_state_aside(&medium);
+    }
+    let (sequence, saved) = found.unwrap_or_default();
     let plan = plan(&saved, &ranges);
     // The journal goes on in the last one, if it is whole. The others wait to be read.
     let goes_on = plan.kept.last().filter(|last| last.end == plan.tail);
-    let goes_on = goes_on
-        .map(|last| Ok((last.start, open_segment(&medium, last.start)?)))
-        .transpose()?;
+    let goes_on = match goes_on {
+        Some(last) => open_segment(&medium, last.start)?.map(|file| (last.start, file)),
+        None => None,
+    };
     let mut segments = VecDeque::new();
     for range in ranges {
         let kept = plan.kept.iter().find(|kept| kept.start == range.start);
@@ -116,6 +129,24 @@ pub(crate) fn open(
         reader,
         gap_count,
     ))
+}
+
+/// Keeps a state file that holds no good slot for whoever looks into it; the next save begins
+/// another one.
+fn set_state_aside(medium: &Folder) {
+    let path = medium.path().join(STATE_FILE_NAME);
+    if !std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() > 0) {
+        return;
+    }
+    tracing::error!(
+        path = %path.display(),
+        "a journal's state is damaged: the journal is read from its first segment on, and entries \
+         may be shipped twice"
+    );
+    let aside = medium.path().join(STATE_DAMAGED_FILE_NAME);
+    if let Err(error) = medium.disk().rename(&path, &aside) {
+        tracing::warn!(%error, "could not keep the damaged state aside");
+    }
 }
 
 /// Returns an empty journal that lives in memory.
@@ -200,12 +231,15 @@ fn list_segments(medium: &Folder) -> Result<Vec<Range<u64>>, OpenError> {
     Ok(ranges)
 }
 
-/// Opens the segment in which a journal goes on.
-fn open_segment(medium: &Folder, start: u64) -> Result<Arc<OwnedFd>, OpenError> {
+/// Opens the segment in which a journal goes on; `None` on a read-only disk, where it goes on in
+/// memory.
+fn open_segment(medium: &Folder, start: u64) -> Result<Option<Arc<OwnedFd>>, OpenError> {
     let path = medium.path().join(segment_file_name(start));
-    let file = medium.disk().open(&path, OFlags::RDWR);
-    file.map(Arc::new)
-        .map_err(|source| OpenError::Read { path, source })
+    match medium.disk().open(&path, OFlags::RDWR) {
+        Ok(file) => Ok(Some(Arc::new(file))),
+        Err(Errno::ROFS) => Ok(None),
+        Err(source) => Err(OpenError::Read { path, source }),
+    }
 }
 
 /// Reads the state of a journal's folder, and the number of its save; `None` if no slot is good.

@@ -522,6 +522,188 @@ fn a_segment_cut_behind_the_reader_s_back_is_given_up_and_the_rest_is_sent() {
     assert_eq!(world.journal.acked(), world.received.len() as u64);
 }
 
+/// Damage that a loss of power, a user or the disk has done to a journal's folder.
+enum Damage {
+    None,
+    Segment(usize, fn(&mut Vec<u8>)),
+    State(fn(&mut Vec<u8>)),
+    NoSegment(usize),
+    NoState,
+}
+
+impl Damage {
+    fn happen(&self, folder: &Path) {
+        let segment = |index: usize| folder.join(&segment_names(folder)[index]);
+        match self {
+            Self::None => {}
+            Self::Segment(index, apply) => change(&segment(*index), apply),
+            Self::State(apply) => change(&folder.join("state"), apply),
+            Self::NoSegment(index) => std::fs::remove_file(segment(*index)).unwrap(),
+            Self::NoState => std::fs::remove_file(folder.join("state")).unwrap(),
+        }
+    }
+}
+
+fn cut(bytes: &mut Vec<u8>, count: usize) {
+    bytes.truncate(bytes.len() - count);
+}
+
+const TABLE_LINE_BYTES: usize = 6_000;
+
+fn table_frame_bytes() -> usize {
+    frame(0, TABLE_LINE_BYTES).len()
+}
+
+fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut content = std::fs::read(path).unwrap();
+    change(&mut content);
+    std::fs::write(path, content).unwrap();
+}
+
+/// What is damaged, and what comes then: frames, holes, and whether the state is set aside.
+type Row = (&'static str, Damage, (u64, usize, bool));
+
+fn damage_table() -> [Row; 12] {
+    let segment_change = |index, apply: fn(&mut Vec<u8>)| Damage::Segment(index, apply);
+    [
+        ("none", Damage::None, (78, 0, false)),
+        (
+            "torn tail",
+            segment_change(3, |bytes| cut(bytes, 10)),
+            (77, 1, false),
+        ),
+        (
+            "torn header",
+            segment_change(3, |bytes| cut(bytes, table_frame_bytes() - 2)),
+            (77, 1, false),
+        ),
+        (
+            "zeros behind the tail",
+            segment_change(3, |bytes| bytes.extend([0; 5_000])),
+            (78, 1, false),
+        ),
+        (
+            "zeros in the middle",
+            segment_change(0, |bytes| {
+                bytes[5 * table_frame_bytes()..7 * table_frame_bytes()].fill(0);
+            }),
+            (76, 1, false),
+        ),
+        (
+            "a flipped bit in a header",
+            segment_change(0, |bytes| bytes[5 * table_frame_bytes()] ^= 0x40),
+            (77, 1, false),
+        ),
+        ("a missing segment", Damage::NoSegment(1), (55, 3, false)),
+        ("a missing state", Damage::NoState, (80, 0, false)),
+        ("an empty state", Damage::State(Vec::clear), (80, 0, false)),
+        (
+            "a state of zeros",
+            Damage::State(|bytes| bytes.fill(0)),
+            (80, 0, true),
+        ),
+        (
+            "a state of another version",
+            Damage::State(|bytes| {
+                for slot in [0, 4_096] {
+                    bytes[slot + 4] = 9;
+                }
+            }),
+            (80, 0, true),
+        ),
+        (
+            "a flipped bit in the newer slot",
+            Damage::State(|bytes| bytes[16] ^= 1),
+            (79, 0, false),
+        ),
+    ]
+}
+
+/// A journal of which two frames are acknowledged is damaged and opened again. Everything that comes
+/// is as it was written (see [`World::drain`]), and the ledger adds up.
+#[test]
+fn damage_costs_what_the_table_of_recovery_says() {
+    for (what, damage, expected) in damage_table() {
+        let mut world = World::new(JOURNAL_BYTES_MIN);
+        for _ in 0..80 {
+            assert_eq!(world.write_frame(TABLE_LINE_BYTES), Appended::Empty);
+        }
+        world.next();
+        for acked in 1..=2 {
+            let fates = Fates {
+                delivered: 1,
+                ..Fates::default()
+            };
+            let offset = acked * table_frame_bytes() as u64;
+            world.journal.ack(offset, fates).unwrap();
+        }
+        damage.happen(world.folder.path());
+        world.reopen();
+        world.journal.end();
+        let settled = world.journal.totals().settled.delivered;
+        let (frames, holes) = world.drain();
+        let is_aside = world.folder.path().join("state.damaged").exists();
+        assert_eq!(
+            (frames, holes.len(), is_aside),
+            expected,
+            "{what}: {holes:?}"
+        );
+        let totals = world.journal.totals();
+        let dropped = totals.settled.dropped.total();
+        assert_eq!(
+            dropped,
+            holes.iter().map(Hole::counted_entries).sum::<u64>(),
+            "{what}"
+        );
+        assert_eq!(totals.received, settled + frames + dropped, "{what}");
+        assert!(world.journal.is_complete(), "{what}");
+    }
+}
+
+/// A disk that counts the syncs of folders, and refuses them as it is told.
+#[derive(Debug, Default)]
+struct SyncDisk {
+    folder_syncs: AtomicU64,
+    refuses: AtomicBool,
+}
+
+impl Disk for SyncDisk {
+    fn sync_folder(&self, folder: &Path) -> Result<(), Errno> {
+        if self.refuses.load(Ordering::Relaxed) {
+            return Err(Errno::IO);
+        }
+        self.folder_syncs.fetch_add(1, Ordering::Relaxed);
+        RealDisk.sync_folder(folder)
+    }
+}
+
+/// A segment whose name is not on stable storage is lost with the power, however often its bytes were
+/// synced: the folder is synced until that succeeds, also for what an earlier process created.
+#[test]
+fn the_name_of_a_segment_is_synced_with_its_bytes() {
+    let mut world = World::new(JOURNAL_BYTES_MIN);
+    world.write_frame(10);
+    let disk = Arc::new(SyncDisk::default());
+    let reopen = |world: &mut World| {
+        let medium = Folder::new(
+            Arc::clone(&disk) as Arc<dyn Disk>,
+            world.folder.path().into(),
+        );
+        let opened = open(medium, Bounds::new(JOURNAL_BYTES_MIN), &world.budget).unwrap();
+        (world.journal, world.appender) = (opened.journal, opened.appender);
+    };
+    reopen(&mut world);
+    disk.refuses.store(true, Ordering::Relaxed);
+    assert!(world.journal.sync_aged().is_err());
+    disk.refuses.store(false, Ordering::Relaxed);
+    assert!(world.journal.sync_aged().unwrap());
+    assert_eq!(disk.folder_syncs.load(Ordering::Relaxed), 1);
+    // Once is enough.
+    world.write_frame(10);
+    world.journal.sync().unwrap();
+    assert_eq!(disk.folder_syncs.load(Ordering::Relaxed), 1);
+}
+
 /// A disk that fails as it is told.
 #[derive(Debug)]
 struct FaultyDisk(Arc<Mutex<Faults>>);

@@ -73,7 +73,15 @@ impl Host {
         let folders = entries.map(|entry| entry.unwrap().path());
         folders
             .filter(|path| path.is_dir() && !path.join("ended.json").exists())
+            .filter(|path| path.extension().is_none())
             .collect()
+    }
+
+    /// Returns how many damaged folders are kept aside.
+    fn damaged_count(&self) -> usize {
+        let entries = std::fs::read_dir(self.path().join("state")).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        paths.filter(|path| path.extension().is_some()).count()
     }
 
     fn config(&self) -> Config {
@@ -913,11 +921,36 @@ async fn a_stream_whose_fifo_is_gone_is_drained_after_a_restart() {
     driver.stop().await;
 }
 
-/// A disk whose files can't be opened for a while.
-#[derive(Debug, Default)]
+/// A disk that opens no file of some folders for a while.
+#[derive(Debug)]
 struct SlowDisk {
+    folders: Vec<PathBuf>,
     is_fast: Mutex<bool>,
     changed: Condvar,
+}
+
+/// Dropped, the disk is fast: a test that fails must not wait for it for ever.
+struct Slowness(Arc<SlowDisk>);
+
+impl Slowness {
+    fn of(folders: Vec<PathBuf>) -> Self {
+        Self(Arc::new(SlowDisk {
+            folders,
+            is_fast: Mutex::default(),
+            changed: Condvar::new(),
+        }))
+    }
+
+    fn disk(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.0) as Arc<dyn Disk>
+    }
+}
+
+impl Drop for Slowness {
+    fn drop(&mut self) {
+        *self.0.is_fast.lock().unwrap() = true;
+        self.0.changed.notify_all();
+    }
 }
 
 impl Disk for SlowDisk {
@@ -926,8 +959,10 @@ impl Disk for SlowDisk {
         path: &Path,
         flags: rustix::fs::OFlags,
     ) -> Result<std::os::fd::OwnedFd, rustix::io::Errno> {
-        let is_fast = self.is_fast.lock().unwrap();
-        drop(self.changed.wait_while(is_fast, |is_fast| !*is_fast));
+        if self.folders.iter().any(|folder| path.starts_with(folder)) {
+            let is_fast = self.is_fast.lock().unwrap();
+            drop(self.changed.wait_while(is_fast, |is_fast| !*is_fast));
+        }
         RealDisk.open(path, flags)
     }
 }
@@ -1045,16 +1080,15 @@ async fn a_stop_during_a_long_recovery_loses_nothing() {
     for container in &mut containers {
         container.write_lines(50).await;
     }
-    let disk = Arc::new(SlowDisk::default());
-    let driver = host.run_on(Arc::clone(&disk) as Arc<dyn Disk>);
+    let slow = Slowness::of(host.streams());
+    let driver = host.run_on(slow.disk());
     eventually("the driver listens", || host.plugin().exists()).await;
     for container in &mut containers {
         assert!(host.stop(container).await < Duration::from_secs(1));
         container.close();
         std::fs::remove_file(&container.file).unwrap();
     }
-    *disk.is_fast.lock().unwrap() = true;
-    disk.changed.notify_all();
+    drop(slow);
     let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
     host.no_stream_is_left().await;
     for id in ["c1", "c2"] {
@@ -1147,6 +1181,212 @@ async fn a_stop_is_over_in_time_although_shipper_and_disk_hang() {
     running.join().unwrap();
     assert!(ended.is_ok(), "not over after {took:?}");
     ended.unwrap().unwrap().unwrap();
+}
+
+/// Containers start, ship and stop while the driver still looks for the streams of earlier ones.
+#[tokio::test]
+async fn containers_come_and_go_during_a_long_recovery() {
+    let host = Host::new();
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let behaviour = Behaviour {
+        acks: false,
+        ..Behaviour::default()
+    };
+    shipper.state().behaviour = behaviour;
+    let mut old = Container::new(host.path(), "old");
+    let driver = host.run();
+    host.start(&old, "{}").await;
+    old.write_lines(10).await;
+    driver.stop().await;
+    shipper.state().behaviour = Behaviour::default();
+    let slow = Slowness::of(host.streams());
+    let driver = host.run_on(slow.disk());
+    eventually("the driver listens", || host.plugin().exists()).await;
+    let mut new = Container::new(host.path(), "new");
+    assert_eq!(host.start(&new, "{}").await, NO_ERR);
+    new.write_lines(20).await;
+    let is_there = |state: &fake::State| {
+        let mut logs = state.logs.values();
+        logs.any(|log| log.container_id == "new" && log.lines().len() == 20)
+    };
+    shipper.wait("the new one's lines arrive", is_there).await;
+    // It waits for no recovery.
+    let took = host.stop(&new).await;
+    assert!(took < Duration::from_millis(400), "{took:?}");
+    new.close();
+    drop(slow);
+    old.write_lines(10).await;
+    host.stop(&old).await;
+    old.close();
+    host.no_stream_is_left().await;
+    assert_eq!(shipper.log_of("old").lines(), numbered_lines(20));
+    assert_eq!(shipper.state().faults, Vec::<String>::new());
+    driver.stop().await;
+}
+
+/// A disk that was mounted read-only.
+#[derive(Debug)]
+struct ReadOnlyDisk;
+
+impl Disk for ReadOnlyDisk {
+    fn open(
+        &self,
+        path: &Path,
+        flags: rustix::fs::OFlags,
+    ) -> Result<std::os::fd::OwnedFd, rustix::io::Errno> {
+        use rustix::fs::OFlags;
+        match flags.intersects(OFlags::RDWR | OFlags::WRONLY | OFlags::CREATE) {
+            true => Err(rustix::io::Errno::ROFS),
+            false => RealDisk.open(path, flags),
+        }
+    }
+
+    fn unlink(&self, _: &Path) -> Result<(), rustix::io::Errno> {
+        Err(rustix::io::Errno::ROFS)
+    }
+
+    fn mkdir(&self, _: &Path) -> Result<(), rustix::io::Errno> {
+        Err(rustix::io::Errno::ROFS)
+    }
+
+    fn rmdir(&self, _: &Path) -> Result<(), rustix::io::Errno> {
+        Err(rustix::io::Errno::ROFS)
+    }
+
+    fn rename(&self, _: &Path, _: &Path) -> Result<(), rustix::io::Errno> {
+        Err(rustix::io::Errno::ROFS)
+    }
+}
+
+/// The driver starts on a disk that takes nothing: old containers go on behind what their journals
+/// hold, new ones start, all with what comes in memory.
+#[tokio::test]
+async fn a_read_only_disk_stops_no_container() {
+    let host = Host::new();
+    let mut old = Container::new(host.path(), "old");
+    let driver = host.run();
+    host.start(&old, "{}").await;
+    old.write_lines(10).await;
+    driver.stop().await;
+    old.write_lines(10).await;
+    let driver = host.run_on(Arc::new(ReadOnlyDisk));
+    eventually("the driver listens", || host.plugin().exists()).await;
+    let mut new = Container::new(host.path(), "new");
+    assert_eq!(host.start(&new, "{}").await, NO_ERR);
+    for container in [&mut old, &mut new] {
+        container.write_lines(10).await;
+    }
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let is_all_there = |state: &fake::State| {
+        let count = |id: &str| {
+            let mut logs = state.logs.values();
+            logs.find(|log| log.container_id == id)
+                .map_or(0, |log| log.lines().len())
+        };
+        (count("old"), count("new")) == (30, 10)
+    };
+    shipper.wait("all lines arrive", is_all_there).await;
+    assert_eq!(shipper.log_of("old").lines(), numbered_lines(30));
+    for container in [&mut old, &mut new] {
+        assert!(host.stop(container).await < Duration::from_secs(1));
+        container.close();
+    }
+    driver.stop().await;
+}
+
+/// Makes a folder as an earlier process left it, after the one of a container whose FIFO is gone.
+fn leave_behind(template: &Path, number: usize, change: impl Fn(&Path)) {
+    let text = std::fs::read_to_string(template.join("meta.json")).unwrap();
+    let template_id = template.file_name().unwrap().to_str().unwrap();
+    let id = format!("{number:032x}");
+    let text = text.replace(template_id, &id);
+    let text = text.replace("\"template\"", &format!("\"old-{number}\""));
+    let text = text.replace("/fifo-", &format!("/gone-{number}-"));
+    let folder = template.with_file_name(id);
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("meta.json"), text).unwrap();
+    let segment = "0".repeat(20);
+    std::fs::copy(template.join(&segment), folder.join(&segment)).unwrap();
+    change(&folder);
+}
+
+fn peak_rss_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let mut lines = status.lines();
+    let peak = lines.find(|line| line.starts_with("VmHWM")).unwrap();
+    peak.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Thousands of journals of containers that are long gone, some over, some waiting, some damaged:
+/// they hold up nobody, and cost little.
+#[tokio::test]
+async fn thousands_of_old_journals_hold_up_nobody() {
+    const OVER: usize = 2_500;
+    const WAITING: usize = 2_400;
+    const DAMAGED: usize = 100;
+    const DAMAGED_KEPT: usize = 64;
+    let host = Host::new();
+    let driver = host.run();
+    let mut template = Container::new(host.path(), "template");
+    host.start(&template, "{}").await;
+    template.write_lines(3).await;
+    host.stop(&template).await;
+    driver.stop().await;
+    template.close();
+    let folder = host.streams().remove(0);
+    for number in 0..OVER + WAITING + DAMAGED {
+        leave_behind(&folder, number, |folder| {
+            let (meta, segment) = (folder.join("meta.json"), folder.join("0".repeat(20)));
+            if number < OVER {
+                std::fs::rename(meta, folder.join("ended.json")).unwrap();
+                std::fs::rename(&segment, segment.with_extension("acked")).unwrap();
+            } else if number < OVER + DAMAGED {
+                std::fs::write(meta, "{\"version\":1,").unwrap();
+            }
+        });
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let mut process = host.spawn();
+    let began = Instant::now();
+    eventually("the driver listens", || host.plugin().exists()).await;
+    let listens = began.elapsed();
+    let mut container = Container::new(host.path(), "new");
+    assert_eq!(host.start(&container, "{}").await, NO_ERR);
+    let starts = began.elapsed() - listens;
+    container.write_lines(10).await;
+    let is_there = |state: &fake::State| {
+        let mut logs = state.logs.values();
+        logs.any(|log| log.container_id == "new" && log.lines().len() == 10)
+    };
+    shipper.wait("the new one's lines arrive", is_there).await;
+    let arrives = began.elapsed();
+    let mut finished_count = 0;
+    while finished_count < WAITING {
+        let before = finished_count;
+        eventually("more of what waited arrives", || {
+            let state = shipper.state();
+            let finished = state.logs.values().filter(|log| log.finished.is_some());
+            finished_count = finished.count();
+            finished_count > before
+        })
+        .await;
+    }
+    assert!(host.stop(&container).await < Duration::from_secs(1));
+    container.close();
+    host.no_stream_is_left().await;
+    assert_eq!(shipper.state().faults, Vec::<String>::new());
+    let took = began.elapsed();
+    assert_eq!(host.damaged_count(), DAMAGED_KEPT);
+    let peak_kib = peak_rss_kib(process.id().unwrap());
+    eprintln!(
+        "5,000 old journals: listens after {listens:.1?}, a container starts in {starts:.1?}, its \
+         lines arrive after {arrives:.1?}, all is shipped after {took:.1?}, peak RSS {} MiB",
+        peak_kib >> 10
+    );
+    assert!(starts < Duration::from_secs(1), "{starts:?}");
+    assert!(peak_kib < 64 << 10, "{peak_kib} KiB");
+    process.kill().await.unwrap();
 }
 
 /// Kills the real process again and again while a container writes. Nothing may be lost, and only
