@@ -451,25 +451,20 @@ where
     F: Future<Output = Result<(), String>>,
 {
     let (ended, end) = oneshot::channel();
-    let time = time.clone();
+    let seat = time.seat();
     std::thread::Builder::new()
         .name("process".into())
         .spawn(move || {
-            let runtime = time.runtime();
+            let runtime = seat.runtime();
             let how = runtime.block_on(async {
                 tokio::select! {
                     biased;
-                    () = died.notified() => {
-                        runtime.leave();
-                        Ended::Killed
-                    }
-                    result = process() => {
-                        runtime.leave();
-                        Ended::Itself(result)
-                    }
+                    () = died.notified() => Ended::Killed,
+                    result = process() => Ended::Itself(result),
                 }
             });
-            drop(runtime);
+            // Time waits until somebody knows of the end.
+            let _seat = runtime.end();
             ended.send(how).ok();
         })
         .unwrap();

@@ -76,12 +76,19 @@ struct Follower {
     rested: AtomicU64,
 }
 
+/// A place among those that time waits for, for a runtime that is still to be made. Without it, a
+/// process whose thread is not given a processor at once would lose seconds of simulated time.
+#[derive(Debug)]
+pub(super) struct Seat {
+    time: Time,
+    follower: Arc<Follower>,
+}
+
 /// A runtime that follows the time; dropping it drops all its tasks where they stand.
 #[derive(Debug)]
 pub(super) struct Following {
     runtime: Option<Runtime>,
-    follower: Arc<Follower>,
-    followers: Arc<Followers>,
+    seat: Option<Seat>,
     _brake: std::sync::mpsc::Sender<()>,
 }
 
@@ -128,9 +135,27 @@ impl Time {
 
     /// Returns a runtime, of this thread alone, that follows this time.
     pub(super) fn runtime(&self) -> Following {
+        self.seat().runtime()
+    }
+
+    /// Lets time wait for a runtime that another thread is about to make.
+    pub(super) fn seat(&self) -> Seat {
         let follower = Arc::new(Follower::default());
-        let followers = Arc::clone(&self.0.followers);
-        let resting = (Arc::clone(&follower), Arc::clone(&followers));
+        self.0.followers.lock().push(Arc::clone(&follower));
+        Seat {
+            time: self.clone(),
+            follower,
+        }
+    }
+}
+
+impl Seat {
+    /// Returns the runtime, of this thread alone.
+    pub(super) fn runtime(self) -> Following {
+        let resting = (
+            Arc::clone(&self.follower),
+            Arc::clone(&self.time.0.followers),
+        );
         let runtime = Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
@@ -147,17 +172,29 @@ impl Time {
         // As long as a blocking task runs, tokio does not advance a paused clock by itself.
         let (brake, released) = std::sync::mpsc::channel::<()>();
         runtime.spawn_blocking(move || released.recv().ok());
-        let mut now = self.0.now.subscribe();
+        let mut now = self.time.0.now.subscribe();
         let at = *now.borrow_and_update();
-        follower.seen.store(nanos(at), Ordering::Release);
-        runtime.spawn(follow(now, at, Arc::clone(&follower)));
-        self.0.followers.lock().push(Arc::clone(&follower));
+        self.follower.seen.store(nanos(at), Ordering::Release);
+        runtime.spawn(follow(now, at, Arc::clone(&self.follower)));
         Following {
             runtime: Some(runtime),
-            follower,
-            followers,
+            seat: Some(self),
             _brake: brake,
         }
+    }
+
+    /// Lets time go on without it.
+    fn leave(&self) {
+        let followers = &self.time.0.followers;
+        let mut all = followers.lock();
+        all.retain(|other| !Arc::ptr_eq(other, &self.follower));
+        followers.rested.notify_all();
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
@@ -179,17 +216,18 @@ impl Following {
             .block_on(future)
     }
 
-    /// Lets time go on without this runtime, which is about to end.
-    pub(super) fn leave(&self) {
-        let mut all = self.followers.lock();
-        all.retain(|other| !Arc::ptr_eq(other, &self.follower));
-        self.followers.rested.notify_all();
+    /// Ends the runtime. Time waits until its seat is given up, too.
+    pub(super) fn end(mut self) -> Seat {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        self.seat.take().expect("there until it is given up")
     }
 }
 
 impl Drop for Following {
     fn drop(&mut self) {
-        self.leave();
+        drop(self.seat.take());
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
