@@ -8,14 +8,16 @@
 //! runtime: for the world that is SIGKILL, at whichever call of the disk, stored upload or moment
 //! the schedule says.
 //!
-//! What is injected: see [`schedule`]. What is not: a loss of power; a read that fails for good;
-//! a disk that refuses together with an end of the driver, which loses what was kept in memory.
+//! What is injected: see [`schedule`], and [`platter`] for what a loss of power leaves. What is not: a
+//! read that fails for good; a disk that refuses together with an end of the driver, which loses what
+//! was kept in memory; a loss of power under the shipper's dead-letter store.
 //!
 //! A seed decides everything that is scheduled, but not how threads and the kernel interleave: the
 //! same seed runs alike, not bit for bit the same.
 
 mod disk;
 mod link;
+mod platter;
 mod run;
 mod schedule;
 mod site;
@@ -73,6 +75,10 @@ const OCCURRENCES: &[&str] = &[
     "disk Remove EIO",
     "disk Sync EIO",
     "disk Read EIO",
+    "power lost",
+    "lines safe from a loss of power",
+    "lines lost with the power",
+    "entries dropped after a loss of power",
     "container stopped amid trouble",
     "duplicates",
     "entries dropped",

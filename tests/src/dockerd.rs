@@ -210,6 +210,14 @@ impl Pipe {
         &self.path
     }
 
+    /// Returns the bytes that nobody has read yet.
+    ///
+    /// # Errors
+    /// Those of `ioctl(2)`.
+    pub fn unread_bytes(&self) -> std::io::Result<u64> {
+        Ok(rustix::io::ioctl_fionread(&self.fifo)?)
+    }
+
     /// Returns the longest time that a write had to wait for room.
     pub fn longest_wait(&self) -> Duration {
         self.longest_wait

@@ -1,11 +1,12 @@
 //! A disk that fails as it is told, and whose process can be killed at any of its calls.
 
+use super::platter::Platter;
 use driver::{Disk, RealDisk};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -159,60 +160,97 @@ pub(super) struct SimDisk {
     pub(super) faults: Arc<Faults>,
     pub(super) life: Arc<Life>,
     pub(super) activity: Arc<AtomicU64>,
+    /// Only where power is lost: it costs time.
+    pub(super) platter: Option<Arc<Platter>>,
 }
 
 impl SimDisk {
-    fn begin(&self, call: Option<Call>) -> Result<(), Errno> {
+    /// Does a call, if the process lives and the disk does not refuse it, and notes that it was done.
+    fn call<T>(
+        &self,
+        call: Option<Call>,
+        real: impl FnOnce() -> Result<T, Errno>,
+        note: impl FnOnce(&Platter, &T),
+    ) -> Result<T, Errno> {
+        let platter = self.platter.as_deref();
+        let _power = platter.map(Platter::call);
         self.life.call()?;
         self.activity.fetch_add(1, Ordering::Relaxed);
-        call.map_or(Ok(()), |call| self.faults.hit(call))
+        call.map_or(Ok(()), |call| self.faults.hit(call))?;
+        let done = real()?;
+        if let Some(platter) = platter {
+            note(platter, &done);
+        }
+        Ok(done)
     }
 }
 
 impl Disk for SimDisk {
     fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         let is_segment = flags.contains(OFlags::TRUNC) && flags.contains(OFlags::RDWR);
-        self.begin(is_segment.then_some(Call::Create))?;
-        RealDisk.open(path, flags)
+        self.call(
+            is_segment.then_some(Call::Create),
+            || RealDisk.open(path, flags),
+            |platter, file| {
+                if flags.contains(OFlags::CREATE) {
+                    platter.opened(path, file.as_fd());
+                }
+            },
+        )
     }
 
     fn unlink(&self, path: &Path) -> Result<(), Errno> {
-        self.begin(Some(Call::Remove))?;
-        RealDisk.unlink(path)
+        let note = |platter: &Platter, (): &()| platter.unlinked(path);
+        self.call(Some(Call::Remove), || RealDisk.unlink(path), note)
     }
 
     fn mkdir(&self, path: &Path) -> Result<(), Errno> {
-        self.begin(None)?;
-        RealDisk.mkdir(path)
+        let note = |platter: &Platter, (): &()| platter.folder_made(path);
+        self.call(None, || RealDisk.mkdir(path), note)
     }
 
     fn rmdir(&self, path: &Path) -> Result<(), Errno> {
-        self.begin(Some(Call::Remove))?;
-        RealDisk.rmdir(path)
+        let note = |platter: &Platter, (): &()| platter.folder_removed(path);
+        self.call(Some(Call::Remove), || RealDisk.rmdir(path), note)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Errno> {
-        self.begin(None)?;
-        RealDisk.rename(from, to)
+        let note = |platter: &Platter, (): &()| platter.renamed(from, to);
+        self.call(None, || RealDisk.rename(from, to), note)
     }
 
     fn write_at(&self, file: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Result<usize, Errno> {
-        self.begin(Some(Call::Save))?;
-        RealDisk.write_at(file, bytes, at)
+        self.call(
+            Some(Call::Save),
+            || {
+                if let Some(platter) = &self.platter {
+                    platter.writes(file, bytes, at);
+                }
+                RealDisk.write_at(file, bytes, at)
+            },
+            |_, _| {},
+        )
     }
 
     fn read_at(&self, file: BorrowedFd<'_>, into: &mut [u8], at: u64) -> Result<usize, Errno> {
-        self.begin(Some(Call::Read))?;
-        RealDisk.read_at(file, into, at)
+        let real = || RealDisk.read_at(file, into, at);
+        self.call(Some(Call::Read), real, |_, _| {})
     }
 
-    // What the kernel would write back is not lost here: nothing to wait for.
-    fn sync(&self, _file: BorrowedFd<'_>) -> Result<(), Errno> {
-        self.begin(Some(Call::Sync))
+    // What the kernel would write back is kept account of, and nothing is waited for.
+    fn sync(&self, file: BorrowedFd<'_>) -> Result<(), Errno> {
+        let note = |platter: &Platter, (): &()| platter.synced(file);
+        self.call(Some(Call::Sync), || Ok(()), note)
     }
 
-    fn sync_folder(&self, _folder: &Path) -> Result<(), Errno> {
-        self.begin(Some(Call::Sync))
+    fn sync_folder(&self, folder: &Path) -> Result<(), Errno> {
+        let note = |platter: &Platter, (): &()| platter.folder_synced(folder);
+        self.call(Some(Call::Sync), || Ok(()), note)
+    }
+
+    fn free_bytes(&self, folder: &Path) -> Result<u64, Errno> {
+        let note = |platter: &Platter, _: &u64| platter.round_begins();
+        self.call(None, || RealDisk.free_bytes(folder), note)
     }
 
     fn splice(
@@ -224,9 +262,10 @@ impl Disk for SimDisk {
     ) -> Result<usize, Errno> {
         // Memory is no disk.
         let is_memory = rustix::fs::fcntl_get_seals(file).is_ok();
-        self.begin((!is_memory).then_some(Call::Splice))?;
         let bound = self.faults.lock().splice_bytes_max;
-        let moved = RealDisk.splice(fifo, file, at, bytes_max.min(bound.unwrap_or(usize::MAX)))?;
+        let bytes_max = bytes_max.min(bound.unwrap_or(usize::MAX));
+        let real = || RealDisk.splice(fifo, file, at, bytes_max);
+        let moved = self.call((!is_memory).then_some(Call::Splice), real, |_, _| {})?;
         if bound.is_some_and(|bound| moved == bound) {
             *self
                 .faults

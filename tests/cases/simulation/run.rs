@@ -15,12 +15,18 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use world::dockerd::{Dockerd, Info, Pipe};
+use world::script::Script;
 use world::standin::fault::Fault;
 
 /// Simulated time within which a container gets rid of its lines once everything is repaired.
 const WRITE_MAX: Duration = Duration::from_secs(120);
 /// Simulated time within which a stopped container leaves nothing behind.
 const RETIRE_MAX: Duration = Duration::from_secs(60);
+/// Time between two looks at a FIFO.
+const TAKEN_LOOK_INTERVAL: Duration = Duration::from_millis(5);
+/// Bytes that are written to a FIFO of 64 KiB at once, and what a line takes beyond its own.
+const SLICE_BYTES: usize = 40_000;
+const FRAME_BYTES_AROUND: usize = 64;
 /// Time between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -38,7 +44,7 @@ pub(super) struct Outcome {
 /// A container that has written all its lines.
 struct Written {
     index: usize,
-    /// `None` if it was stopped.
+    /// `None` if it has ended.
     open: Option<(Dockerd, Pipe)>,
 }
 
@@ -50,7 +56,11 @@ pub(super) async fn run(schedule: Schedule, time: Time, dir: &Path, host: Ipv4Ad
     let (repaired, repair) = watch::channel(false);
     let mut containers = JoinSet::new();
     for index in 0..site.schedule.containers.len() {
-        containers.spawn(live(Arc::clone(&site), index, began, repair.clone()));
+        let site = Arc::clone(&site);
+        match site.schedule.containers[index].ends_in_the_dark {
+            true => containers.spawn(live_until_dark(site, index, began)),
+            false => containers.spawn(live(site, index, began, repair.clone())),
+        };
     }
     happen(&site, began).await;
     sleep_until(began + Duration::from_millis(site.schedule.repair_ms)).await;
@@ -81,6 +91,7 @@ pub(super) async fn run(schedule: Schedule, time: Time, dir: &Path, host: Ipv4Ad
         letters: site.dead_letters(),
         ledger,
         live,
+        safe_lines: safe_lines(&site),
     };
     let found = verdict::judge(&evidence);
     stop_all(&site, open).await;
@@ -140,6 +151,12 @@ async fn happen(site: &Site, began: Instant) {
             Event::Disk(call, error) => site.disk.fail(*call, *error),
             Event::ShortSplices(bytes_max) => site.disk.shorten_splices(*bytes_max),
             Event::RepairDisk => site.disk.clear(),
+            Event::LosePower { is_shipper_there } => {
+                site.lose_power();
+                if *is_shipper_there {
+                    site.kill(Who::Shipper);
+                }
+            }
         }
     }
     site.tell_new_keys(key);
@@ -174,6 +191,7 @@ async fn live(
 ) -> Written {
     let plan = site.schedule.containers[index].clone();
     let mut dockerd = site.dockerd();
+    sleep_until(began + Duration::from_millis(plan.starts_ms)).await;
     let mut pipe = start(&site, &plan, &mut dockerd).await;
     let mut next = 0;
     for &(at, count) in &plan.bursts {
@@ -195,6 +213,79 @@ async fn live(
     }
     site.count("container stopped amid trouble");
     Written { index, open: None }
+}
+
+/// The life of a container that ends when its machine loses power. It is seen to that its FIFO never
+/// fills, so that it is never in the middle of a write.
+async fn live_until_dark(site: Arc<Site>, index: usize, began: Instant) -> Written {
+    let mut dark = site.dark.subscribe();
+    tokio::select! {
+        biased;
+        // The site outlives its containers.
+        _ = dark.wait_for(|is_dark| *is_dark) => {}
+        () = write_in_slices(&site, index, began) => {}
+    }
+    Written { index, open: None }
+}
+
+async fn write_in_slices(site: &Site, index: usize, began: Instant) {
+    let plan = &site.schedule.containers[index];
+    let mut dockerd = site.dockerd();
+    let mut pipe = start(site, plan, &mut dockerd).await;
+    // The pump is done with a slice when it has taken the next one: before that, the journal may not
+    // know yet what it holds.
+    let (mut next, mut taken) = (0, 0);
+    for &(at, count) in &plan.bursts {
+        sleep_until(began + Duration::from_millis(at)).await;
+        let end = next + count;
+        while next < end {
+            let slice = slice(&plan.script, next..end);
+            plan.script.write_range(&mut pipe, next..slice).unwrap();
+            while pipe.unread_bytes().unwrap() > 0 {
+                sleep(TAKEN_LOOK_INTERVAL).await;
+            }
+            note_received(site, index, taken);
+            (next, taken) = (slice, slice);
+        }
+    }
+    // It lives until the power goes.
+    std::future::pending().await
+}
+
+fn note_received(site: &Site, index: usize, lines: u64) {
+    if let Some(platter) = &site.platter {
+        platter.received(index, lines);
+    }
+}
+
+/// Returns where the lines end, of those that are to be written, that an empty FIFO takes at once.
+fn slice(script: &Script, numbers: std::ops::Range<u64>) -> u64 {
+    let mut bytes = 0;
+    let mut end = numbers.start;
+    for number in numbers {
+        bytes += script.line_bytes(number) + FRAME_BYTES_AROUND;
+        if bytes > SLICE_BYTES {
+            break;
+        }
+        end = number + 1;
+    }
+    end
+}
+
+/// Returns, per container that was there when the power went, how many of its lines it may not cost.
+fn safe_lines(site: &Site) -> BTreeMap<usize, u64> {
+    let Some(platter) = &site.platter else {
+        return BTreeMap::new();
+    };
+    in_the_dark(site)
+        .map(|(index, _)| (index, platter.safe_lines(index)))
+        .collect()
+}
+
+/// Returns the containers that end when their machine loses power.
+fn in_the_dark(site: &Site) -> impl Iterator<Item = (usize, &Container)> {
+    let containers = site.schedule.containers.iter().enumerate();
+    containers.filter(|(_, container)| container.ends_in_the_dark)
 }
 
 /// Starts a container's logging; when that fails, its user tries again.
@@ -232,7 +323,8 @@ async fn write(
     written.await.unwrap()
 }
 
-/// Waits until the ledger accounts for every entry of the containers that live, and returns it.
+/// Waits until the ledger accounts for every entry of the containers that live, and for what is left
+/// of those that lost their power, and returns it.
 async fn settle(site: &Site, live: &[usize]) -> Vec<shipper::ledger::Line> {
     let began = Instant::now();
     let mut ledger = Vec::new();
@@ -243,7 +335,8 @@ async fn settle(site: &Site, live: &[usize]) -> Vec<shipper::ledger::Line> {
             ledger = lines;
             answer_count += 1;
             let mut containers = live.iter().map(|&index| &site.schedule.containers[index]);
-            let is_settled = containers.all(|container| verdict::is_settled(container, &ledger));
+            let is_settled = containers.all(|container| verdict::is_settled(container, &ledger))
+                && in_the_dark(site).all(|(_, container)| verdict::is_balanced(container, &ledger));
             // A stream that has ended goes when its last entry is acknowledged.
             if is_settled && site.streams().len() <= live.len() {
                 return ledger;

@@ -3,12 +3,13 @@
 //! A seed draws a few families of faults, and each family a few events in the first
 //! [`TROUBLE_MS`]; then everything is repaired. Two families never meet, because the product
 //! promises nothing for them together: a disk that refuses (what it refuses waits in memory), and
-//! an end of the driver (what is in memory is gone).
+//! an end of the driver, by loss of power too (what is in memory is gone).
 
 use super::disk::Call;
 use super::link::Weather;
 use fastrand::Rng;
 use rustix::io::Errno;
+use std::ops::Range;
 use std::time::Duration;
 use world::script::{Lengths, Script};
 use world::standin::fault::FaultKind;
@@ -19,6 +20,10 @@ pub(super) const TROUBLE_MS: u64 = 12_000;
 /// Simulated time after the repair within which every line must be where it belongs. Nothing in the
 /// product waits longer than 30 s before it tries again; then a report follows.
 const SETTLE_MAX: Duration = Duration::from_secs(90);
+
+/// When power may be lost: not before something is on stable storage, and early enough for life to
+/// go on afterwards.
+const DARK_MS: Range<u64> = 2_500..9_000;
 
 /// Docker's time of the first line of all; containers are a day apart.
 const FIRST_TIME_NANO: i64 = 1_795_356_825_000_000_000;
@@ -38,6 +43,10 @@ pub(super) struct Container {
     /// The shipper gives up on its batches after a few attempts.
     pub(super) may_die: bool,
     pub(super) has_filter: bool,
+    /// When it starts.
+    pub(super) starts_ms: u64,
+    /// Ends when its machine loses power, in the middle of what it does.
+    pub(super) ends_in_the_dark: bool,
 }
 
 /// Last digit of the numbers of lines that a filter takes out.
@@ -79,6 +88,10 @@ pub(super) enum Event {
     Disk(Call, Errno),
     ShortSplices(usize),
     RepairDisk,
+    /// The driver's machine loses its power, and the shipper with it if it runs there.
+    LosePower {
+        is_shipper_there: bool,
+    },
 }
 
 /// A run.
@@ -100,6 +113,9 @@ pub(super) struct Schedule {
     pub(super) repair_ms: u64,
     /// Time after that within which every line must be where it belongs, and shown so.
     pub(super) settle_max: Duration,
+    pub(super) sync_ms: u64,
+    /// Decides what a loss of power leaves of what was not synced.
+    pub(super) power_seed: u64,
 }
 
 /// What can go wrong in a run.
@@ -118,9 +134,10 @@ enum Family {
     Clock,
     Disk,
     ShortSplices,
+    Power,
 }
 
-const FAMILIES: [Family; 13] = [
+const FAMILIES: [Family; 14] = [
     Family::KillDriver,
     Family::StopDriver,
     Family::KillShipper,
@@ -134,6 +151,7 @@ const FAMILIES: [Family; 13] = [
     Family::Clock,
     Family::Disk,
     Family::ShortSplices,
+    Family::Power,
 ];
 
 impl Family {
@@ -144,7 +162,8 @@ impl Family {
             | Self::KillShipper
             | Self::Relay
             | Self::Upstream
-            | Self::LostAnswer => true,
+            | Self::LostAnswer
+            | Self::Power => true,
             Self::StopShipper
             | Self::Cls
             | Self::ClsDown
@@ -156,7 +175,7 @@ impl Family {
     }
 
     fn ends_driver(self) -> bool {
-        matches!(self, Self::KillDriver | Self::StopDriver)
+        matches!(self, Self::KillDriver | Self::StopDriver | Self::Power)
     }
 }
 
@@ -167,7 +186,12 @@ impl Schedule {
         let families = draw_families(&mut random);
         let mut events = Vec::new();
         for family in &families {
-            for _ in 0..random.u32(1..=3) {
+            let count = match family {
+                // What a loss of power may cost is asked of the containers that ran then.
+                Family::Power => 1,
+                _ => random.u32(1..=3),
+            };
+            for _ in 0..count {
                 draw_events(*family, &mut random, &mut events);
             }
         }
@@ -179,6 +203,9 @@ impl Schedule {
             is_disk_full,
             ends_driver: families.iter().any(|family| family.ends_driver()),
             has_short_splices: families.contains(&Family::ShortSplices),
+            dark_ms: events
+                .iter()
+                .find_map(|(at, event)| matches!(event, Event::LosePower { .. }).then_some(*at)),
         };
         let count = random.usize(1..=6);
         let containers = (0..count)
@@ -201,7 +228,18 @@ impl Schedule {
             restart_ms: random.u64(50..3_000),
             repair_ms: TROUBLE_MS,
             settle_max: SETTLE_MAX,
+            sync_ms: match traits.dark_ms {
+                Some(_) => 1_000,
+                None => 200,
+            },
+            power_seed: random.u64(..),
         }
+    }
+
+    /// Returns whether the driver's machine loses its power.
+    pub(super) fn loses_power(&self) -> bool {
+        let is_loss = |event: &Event| matches!(event, Event::LosePower { .. });
+        self.events.iter().any(|(_, event)| is_loss(event))
     }
 
     /// Returns a run in which CLS is down for some time, while a container writes 1,000 lines/s.
@@ -220,6 +258,8 @@ impl Schedule {
             may_drop: false,
             may_die: false,
             has_filter: false,
+            starts_ms: 0,
+            ends_in_the_dark: false,
         };
         let down = Event::ClsDown {
             kind: FaultKind::Status(503),
@@ -239,6 +279,8 @@ impl Schedule {
             repair_ms: seconds * 1_000,
             // The backlog is worked off at this machine's speed, in a time that runs faster.
             settle_max: Duration::from_secs(86_400),
+            sync_ms: 1_000,
+            power_seed: 0,
         }
     }
 }
@@ -265,12 +307,16 @@ struct Traits {
     is_disk_full: bool,
     ends_driver: bool,
     has_short_splices: bool,
+    /// When power is lost.
+    dark_ms: Option<u64>,
 }
 
 fn draw_container(index: usize, count: usize, traits: Traits, random: &mut Rng) -> Container {
     let mut log_opts: Vec<(String, String)> = Vec::new();
     let mut set = |name: &str, value: &str| log_opts.push((name.into(), value.into()));
-    let is_small = random.u32(..100) < 20;
+    // The first container runs when power is lost, others may; the rest comes afterwards.
+    let ends_in_the_dark = traits.dark_ms.is_some() && (index == 0 || random.bool());
+    let is_small = random.u32(..100) < 20 && !ends_in_the_dark;
     let may_drop = is_small || traits.is_disk_full;
     // The engine gets its answer to a stop after half a second at the latest. What the FIFO still
     // holds then is read later, by whoever lives.
@@ -293,22 +339,34 @@ fn draw_container(index: usize, count: usize, traits: Traits, random: &mut Rng) 
         set("no-file", "true");
     }
     // A piece of a line can be dropped without the others; what is left of it is no line.
-    let bytes_max = match may_drop {
+    // So can the end of a line that a loss of power cuts.
+    let bytes_max = match may_drop || ends_in_the_dark {
         true => 12_000,
         false => *random
             .choice([&400, &4_000, &40_000, &300_000])
             .unwrap_or(&400),
     };
     let script = draw_script(index, is_small, bytes_max, count, random);
-    let bursts = draw_bursts(script.line_count, random);
+    let (starts_ms, ends_ms) = match traits.dark_ms {
+        Some(dark_ms) if ends_in_the_dark => (0, dark_ms),
+        Some(dark_ms) => (dark_ms + 1, TROUBLE_MS),
+        None => (0, TROUBLE_MS),
+    };
+    let bursts = draw_bursts(script.line_count, starts_ms..ends_ms, random);
     Container {
         script,
         log_opts,
         bursts,
-        stops_early: !may_drop && !may_die && !is_slow_to_stop && random.u32(..100) < 20,
+        stops_early: !may_drop
+            && !may_die
+            && !is_slow_to_stop
+            && !ends_in_the_dark
+            && random.u32(..100) < 20,
         may_drop,
         may_die,
         has_filter,
+        starts_ms,
+        ends_in_the_dark,
     }
 }
 
@@ -336,8 +394,8 @@ fn draw_script(
     }
 }
 
-/// Spreads all lines but one over the time of trouble.
-fn draw_bursts(line_count: u64, random: &mut Rng) -> Vec<(u64, u64)> {
+/// Spreads all lines but one over some time.
+fn draw_bursts(line_count: u64, time_ms: Range<u64>, random: &mut Rng) -> Vec<(u64, u64)> {
     let mut left = line_count - 1;
     let mut bursts = Vec::new();
     let burst_count = random.u64(1..=12);
@@ -347,7 +405,7 @@ fn draw_bursts(line_count: u64, random: &mut Rng) -> Vec<(u64, u64)> {
             false => left / (burst_count - index),
         };
         left -= lines;
-        bursts.push((random.u64(..TROUBLE_MS), lines));
+        bursts.push((random.u64(time_ms.clone()), lines));
     }
     bursts.sort_unstable_by_key(|(at, _)| *at);
     bursts
@@ -393,6 +451,11 @@ fn draw_events(family: Family, random: &mut Rng, events: &mut Vec<(u64, Event)>)
             add(later, Event::RepairDisk);
         }
         Family::ShortSplices => add(at, Event::ShortSplices(random.usize(1..5_000))),
+        Family::Power => {
+            let is_shipper_there = random.bool();
+            let at = random.u64(DARK_MS);
+            add(at, Event::LosePower { is_shipper_there });
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::disk::{Faults, Life, SimDisk};
 use super::link::{End, Link, Place};
+use super::platter::Platter;
 use super::schedule::Schedule;
 use super::time::Time;
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use world::dockerd::Dockerd;
 use world::standin::Standin;
@@ -37,6 +38,10 @@ pub(super) struct Site {
     pub(super) schedule: Schedule,
     pub(super) time: Time,
     pub(super) disk: Arc<Faults>,
+    /// What survives a loss of power, if one comes.
+    pub(super) platter: Option<Arc<Platter>>,
+    /// Whether power has been lost.
+    pub(super) dark: watch::Sender<bool>,
     pub(super) plugin: Arc<Link>,
     pub(super) relay: Arc<Link>,
     pub(super) upstream: Arc<Link>,
@@ -45,6 +50,8 @@ pub(super) struct Site {
     pub(super) clock_error: Arc<AtomicI64>,
     /// Kill the shipper when so many uploads have come; 0 for never.
     kill_at_upload: AtomicU64,
+    /// Power was lost, and the disk does not show it yet.
+    must_lose: AtomicBool,
     dir: PathBuf,
     address: SocketAddr,
     driver: Running,
@@ -84,9 +91,12 @@ impl Site {
         host: std::net::Ipv4Addr,
         tasks: &mut JoinSet<()>,
     ) -> Arc<Self> {
-        for folder in ["fifos", "state"] {
+        for folder in ["fifos", "state", "attic"] {
             std::fs::create_dir(dir.join(folder)).unwrap();
         }
+        let loses_power = schedule.loses_power();
+        let platter = || Arc::new(Platter::new(dir.join("state"), dir.join("attic")));
+        let platter = loses_power.then(platter);
         let address = |port| SocketAddr::from((host, port));
         let (watcher, uploads) = mpsc::channel(1);
         let standin = start_standin(address(8_001), &time, watcher).await;
@@ -94,6 +104,9 @@ impl Site {
         let site = Arc::new(Self {
             schedule,
             disk: Arc::default(),
+            platter,
+            dark: watch::Sender::new(false),
+            must_lose: AtomicBool::new(false),
             plugin: link(),
             relay: link(),
             upstream: link(),
@@ -132,7 +145,10 @@ impl Site {
         let entries = std::fs::read_dir(self.dir.join("state")).unwrap();
         let paths = entries.map(|entry| entry.unwrap().path());
         // What is over may stay for a while, for whoever looks into it.
-        let open = paths.filter(|path| path.is_dir() && !path.join("ended.json").exists());
+        let is_over = |path: &Path| path.join("ended.json").exists();
+        // A loss of power that keeps changes out of order may leave some of what was being removed.
+        let is_damaged = |path: &Path| path.extension().is_some_and(|name| name == "damaged");
+        let open = paths.filter(|path| path.is_dir() && !is_over(path) && !is_damaged(path));
         let name_of = |path: std::path::PathBuf| path.display().to_string();
         open.map(name_of).collect()
     }
@@ -204,6 +220,34 @@ impl Site {
         self.kill_at_upload.store(n, Ordering::Release);
     }
 
+    /// Takes the power from the driver's machine: what runs there ends at once, containers too.
+    pub(super) fn lose_power(&self) {
+        self.must_lose.store(true, Ordering::Release);
+        self.kill(Who::Driver);
+        self.dark.send_replace(true);
+        // Pipes end with the machine; their names may be on its disk.
+        let mut random = fastrand::Rng::with_seed(self.schedule.power_seed);
+        for entry in std::fs::read_dir(self.dir.join("fifos")).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::remove_file(&path).unwrap();
+            if random.bool() {
+                let mode = rustix::fs::Mode::RWXU;
+                rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
+            }
+        }
+        self.count("power lost");
+    }
+
+    /// Puts the disk into the state in which it is when the power is back.
+    fn show_loss(&self) {
+        let Some(platter) = &self.platter else { return };
+        if self.must_lose.swap(false, Ordering::AcqRel) {
+            let mut random = fastrand::Rng::with_seed(self.schedule.power_seed);
+            platter.lose_power(&mut random);
+        }
+        platter.process_begins();
+    }
+
     /// Asks a process to stop in good order.
     pub(super) fn stop(&self, who: Who) {
         if let Some(stop) = lock(&self.running(who).stop).take() {
@@ -265,6 +309,9 @@ impl Site {
     /// Runs a process, and the next one whenever it has ended.
     async fn keep(self: Arc<Self>, who: Who) {
         while !self.is_over.load(Ordering::Acquire) {
+            if who == Who::Driver {
+                self.show_loss();
+            }
             let (died, stop) = (Arc::new(Notify::new()), oneshot::channel());
             let life = Arc::new(self.life(who, Arc::clone(&died)));
             *lock(&self.running(who).life) = Some(Arc::clone(&life));
@@ -337,7 +384,7 @@ impl Site {
             ("HOST_NAME", "host-1"),
             ("JOURNAL_SIZE", "64m"),
             ("JOURNAL_FREE_DISK", "0"),
-            ("JOURNAL_SYNC_MS", "200"),
+            ("JOURNAL_SYNC_MS", &self.schedule.sync_ms.to_string()),
             (
                 "JOURNAL_BLOCK_MS_MAX",
                 &self.schedule.block_ms_max.to_string(),
@@ -348,6 +395,7 @@ impl Site {
             faults: Arc::clone(&self.disk),
             life,
             activity: self.time.activity(),
+            platter: self.platter.clone(),
         };
         let ran = driver::run(config, Arc::new(disk), stopped(stop)).await;
         ran.map_err(|error| error.to_string())

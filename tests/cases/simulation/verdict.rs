@@ -9,6 +9,8 @@
 //! announced in holes = dropped
 //! ```
 //!
+//! Of a container that lost its power the second line holds, and what was on stable storage arrived.
+//!
 //! The last two hold as inequalities where something is sent twice: an entry that arrived without
 //! being acknowledged may be dropped before it is sent again, and a hole may be announced again.
 
@@ -29,6 +31,8 @@ pub(super) struct Evidence<'a> {
     pub(super) ledger: Vec<Line>,
     /// Containers that were not stopped.
     pub(super) live: Vec<usize>,
+    /// Containers that ended by a loss of power, and how many of their lines it may not cost.
+    pub(super) safe_lines: BTreeMap<usize, u64>,
 }
 
 /// What was found.
@@ -58,6 +62,13 @@ pub(super) fn is_settled(container: &Container, ledger: &[Line]) -> bool {
     })
 }
 
+/// Returns whether the ledger adds up for a container that lost its power, and has nothing left.
+pub(super) fn is_balanced(container: &Container, ledger: &[Line]) -> bool {
+    // A state that was never synced is lost, and with it what a journal has counted.
+    let line = line_of(container, ledger);
+    line.is_none_or(|line| line.buffered == 0 && line.buffered_bytes == 0)
+}
+
 /// Judges a run.
 pub(super) fn judge(evidence: &Evidence<'_>) -> Found {
     let schedule = evidence.schedule;
@@ -71,6 +82,10 @@ pub(super) fn judge(evidence: &Evidence<'_>) -> Found {
     judge_records(&report, schedule, &mut found);
     judge_contexts(evidence, &mut found);
     for (index, container) in schedule.containers.iter().enumerate() {
+        if let Some(&safe_lines) = evidence.safe_lines.get(&index) {
+            judge_loss(container, safe_lines, &report, evidence, &mut found);
+            continue;
+        }
         let is_live = evidence.live.contains(&index);
         judge_container(container, is_live, &report, evidence, &mut found);
     }
@@ -105,6 +120,63 @@ fn judge_contexts(evidence: &Evidence<'_>, found: &mut Found) {
         let is_gap = violation.contains("follow each other");
         found.check(is_gap && may_skip, || violation.clone());
     }
+}
+
+/// Judges over a container that lost its power: what was on stable storage has arrived, and the
+/// ledger adds up, over fewer entries than were written.
+fn judge_loss(
+    container: &Container,
+    safe_lines: u64,
+    report: &Report,
+    evidence: &Evidence<'_>,
+    found: &mut Found,
+) {
+    let script = &container.script;
+    let name = &script.name;
+    let counts = report.counts.get(name).map_or(&[][..], Vec::as_slice);
+    let has_come = |number: u64| {
+        let index = usize::try_from(number).unwrap_or(usize::MAX);
+        counts.get(index).is_some_and(|count| *count > 0)
+    };
+    let dead = dead_lines(script, &evidence.letters);
+    let is_somewhere = |number| has_come(number) || dead.contains(&number);
+    let is_lost = |number: &u64| !container.filters(*number) && !is_somewhere(*number);
+    let lost_count = (0..safe_lines).filter(is_lost).count();
+    found.check(lost_count == 0, || {
+        let first = (0..safe_lines).find(is_lost);
+        format!("{name}: {lost_count} of {safe_lines} safe lines are lost, the first is {first:?}")
+    });
+    let beyond = safe_lines..script.line_count;
+    found.count("lines safe from a loss of power", safe_lines);
+    found.count(
+        "lines lost with the power",
+        beyond.filter(is_lost).count() as u64,
+    );
+    found.check(dead.is_empty() || container.may_die, || {
+        format!("{name}: {} lines in the dead-letter store", dead.len())
+    });
+    let Some(line) = line_of(container, &evidence.ledger) else {
+        return;
+    };
+    let dropped: u64 = line.dropped.values().sum();
+    let settled = line.delivered + line.filtered + dropped + line.dead_lettered;
+    found.check(line.received == settled && line.buffered == 0, || {
+        format!("{name}: the ledger does not add up: {line:?}")
+    });
+    // A range of unknown content counts as an entry, also where only its acknowledgement was lost.
+    let written = entries(script, |_| true);
+    let somewhere = entries(script, is_somewhere);
+    let is_true = line.received <= written + dropped
+        && line.delivered + line.dead_lettered <= somewhere
+        && line.filtered <= entries(script, |number| container.filters(number));
+    found.check(is_true, || {
+        format!("{name}: {written} entries written, {somewhere} arrived, the ledger: {line:?}")
+    });
+    let is_loss = |reason: &str| ["cut_short", "disk_error", "malformed"].contains(&reason);
+    found.check(line.dropped.keys().all(|reason| is_loss(reason)), || {
+        format!("{name}: dropped for another reason, the ledger: {line:?}")
+    });
+    found.count("entries dropped after a loss of power", dropped);
 }
 
 fn judge_container(
