@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn a_driver_keeps_to_the_largest_window_that_it_may_know_of() {
         let budget = Arc::new(Budget::new(64 << 20));
-        let mut window = Window::new(budget, 0);
+        let mut window = Window::new(share(&budget), 0);
         assert!(window.may_take(WINDOW_BYTES_MIN, false));
         assert!(!window.may_take(WINDOW_BYTES_MIN + 1, false));
         assert!(window.may_take(WINDOW_BYTES_MIN + 1, true));
@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn a_hole_of_any_size_takes_no_window_and_there_are_so_many() {
         let budget = Arc::new(Budget::new(64 << 20));
-        let mut window = Window::new(budget, 7);
+        let mut window = Window::new(share(&budget), 7);
         assert!(window.skip(u64::MAX - HOLES_MAX as u64));
         window.receive(u64::MAX - HOLES_MAX as u64, 0);
         assert!(window.may_take(WINDOW_BYTES_MIN, false) && !window.is_closed_by(u64::MAX));

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
+use world::processes::wait_until;
 use world::standin::Standin;
 use world::standin::config::{Clock, Config as StandinConfig, Key, Topic};
 use world::standin::fault::{Fault, FaultKind};
@@ -106,8 +107,9 @@ impl Site {
     async fn metric(&self, name: &str) -> u64 {
         let page = world::client::call(self.admin, "GET", "/metrics").await;
         let page = String::from_utf8(page.unwrap().to_vec()).unwrap();
-        let value = page.lines().find_map(|line| line.strip_prefix(name));
-        value.map_or(0, |value| value.trim().parse().unwrap())
+        let mut lines = page.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
     }
 
     /// Returns the values of `content` that CLS has, in the order of its context.
@@ -121,24 +123,13 @@ impl Site {
         contents
     }
 
-    /// Waits until a metric without labels has a value that is wanted, and returns it.
-    async fn metric(&self, name: &str, is_wanted: impl Fn(u64) -> bool) -> u64 {
-        let mut last = None;
-        let read = async {
-            loop {
-                let text = world::client::call(self.admin, "GET", "/metrics").await;
-                let text = String::from_utf8(text.unwrap().to_vec()).unwrap();
-                let mut lines = text.lines();
-                let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-                last = value.map(|value| value.parse().unwrap());
-                if let Some(value) = last.filter(|value| is_wanted(*value)) {
-                    return value;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let in_time = tokio::time::timeout(Duration::from_secs(20), read).await;
-        in_time.unwrap_or_else(|_| panic!("{name} is {last:?} after 20 s"))
+    /// Waits until a metric has a value.
+    async fn metric_is(&self, name: &str, wanted: u64) {
+        wait_until(name, Duration::from_secs(20), async || {
+            self.metric(name).await == wanted
+        })
+        .await
+        .unwrap();
     }
 
     fn dead_letters(&self) -> Vec<String> {
@@ -859,7 +850,7 @@ async fn a_dropped_call_takes_its_unsealed_records_along() {
     let (again, _) = chunk(1, 0, &["in flight", "unsealed"]);
     call.send(vec![open(1, 0, &[]), again]).await;
     call.acked_to(1, end).await.unwrap();
-    site.metric("cls_shipper_batches", |count| count == 0).await;
+    site.metric_is("cls_shipper_batches", 0).await;
     assert_eq!(site.contents(), ["in flight", "unsealed"]);
 }
 
@@ -871,17 +862,17 @@ async fn calls_that_are_dropped_in_an_outage_leave_neither_batches_nor_copies() 
         let call = site.call().await;
         let (entries, _) = chunk(1, 0, &["one", "two"]);
         call.send(vec![open(1, 0, &[]), entries]).await;
-        site.metric("cls_shipper_batches", |count| count == 1).await;
+        site.metric_is("cls_shipper_batches", 1).await;
         drop(call);
         // What the call had in memory is gone, as its streams are.
-        site.metric("cls_shipper_batches", |count| count == 0).await;
+        site.metric_is("cls_shipper_batches", 0).await;
     }
     site.standin.clear_faults();
     let mut call = site.call().await;
     let (entries, end) = chunk(1, 0, &["one", "two"]);
     call.send(vec![open(1, 0, &[]), entries]).await;
     call.acked_to(1, end).await.unwrap();
-    site.metric("cls_shipper_batches", |count| count == 0).await;
+    site.metric_is("cls_shipper_batches", 0).await;
     assert_eq!(site.contents(), ["one", "two"]);
 }
 
@@ -912,10 +903,10 @@ async fn a_repeat_leaves_out_the_groups_of_streams_that_are_gone() {
     .await
     .expect("the batch of both to fail");
     drop(leaves);
-    site.metric("cls_shipper_streams", |count| count == 1).await;
+    site.metric_is("cls_shipper_streams", 1).await;
     site.standin.clear_faults();
     stays.acked_to(1, end).await.unwrap();
-    site.metric("cls_shipper_batches", |count| count == 0).await;
+    site.metric_is("cls_shipper_batches", 0).await;
     assert_eq!(site.contents(), ["first", "second"]);
     assert_eq!(site.standin.violations(), Vec::<String>::new());
 }

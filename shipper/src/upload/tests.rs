@@ -20,6 +20,7 @@ use crate::credentials::{CredentialRef, Secret};
 use crate::lane::{LaneKey, Piece, SlotId, Stream};
 use crate::lanes::Lanes;
 use crate::outbox::Outbox;
+use crate::window::Budget;
 
 /// What the cloud does with one request, before it goes by the content.
 #[derive(Debug, Clone, Copy)]
@@ -197,6 +198,7 @@ impl World {
             timeout: Duration::from_secs(10),
             attempts_max: 0,
         };
+        let budget = Arc::new(Budget::new(limits.buffer_bytes_max));
         let source = |index| Source {
             index,
             units: Vec::new(),
@@ -208,7 +210,7 @@ impl World {
             open: None,
         };
         Self {
-            lanes: Lanes::new(limits, Arc::new(uploader)),
+            lanes: Lanes::new(limits, budget, Arc::new(uploader)),
             sources: (0..streams).map(source).collect(),
             cloud,
             tasks,
