@@ -83,7 +83,7 @@ pub struct Config {
 }
 
 /// Where drivers connect; at least one is set.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
     /// Path of the unix socket.
     pub unix: Option<PathBuf>,
@@ -96,7 +96,7 @@ pub struct Listen {
 }
 
 /// What a container's options need not say.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Defaults {
     /// CLS endpoint.
     pub endpoint: Option<Endpoint>,
@@ -107,7 +107,7 @@ pub struct Defaults {
 }
 
 /// The dead-letter store.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     /// The file.
     pub path: PathBuf,
@@ -119,7 +119,7 @@ pub struct DeadLetter {
 const SOURCES: [&str; 5] = ["inline", "env", "file", "cvm-role", "tke-oidc"];
 
 /// Where a key pair comes from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CredentialSource {
     /// It stands in the configuration.
     Inline(Credentials),
@@ -130,7 +130,7 @@ pub enum CredentialSource {
 }
 
 /// How batches are made and sent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Upload {
     /// Age at which a batch leaves at the latest, unless the lane's requests are all in flight.
     pub linger: Duration,
@@ -203,6 +203,22 @@ impl Config {
             .parse::<Table>()
             .map_err(|error| syntax_error(path, &text, &error))?;
         Self::from_table(table, environment).map_err(ConfigError::Faults)
+    }
+
+    /// Returns which settings differ that only a new process can take over.
+    pub fn fixed_differences(&self, new: &Self) -> Vec<&'static str> {
+        let differences = [
+            ("[listen]", self.listen != new.listen),
+            ("[upload]", self.upload != new.upload),
+            ("[dead_letter]", self.dead_letter != new.dead_letter),
+            ("[admin]", self.admin_listen != new.admin_listen),
+            (
+                "shutdown_grace_ms",
+                self.shutdown_grace != new.shutdown_grace,
+            ),
+        ];
+        let differing = differences.into_iter().filter(|(_, differs)| *differs);
+        differing.map(|(setting, _)| setting).collect()
     }
 
     /// Checks a table with overrides applied.

@@ -7,6 +7,8 @@
 //! Temporary keys are fetched when an attempt needs them, by one caller at a time, and again before
 //! they expire, see [`renewed`]. Who holds because of a key waits for another one with
 //! [`CredentialStore::replaced`]: sources are looked at while somebody waits, and only then.
+//!
+//! The sources can be replaced while lanes use them; a lane whose source is gone holds.
 
 pub mod fetch;
 mod renewed;
@@ -15,10 +17,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -136,7 +139,17 @@ pub enum CredentialsError {
 /// All sources of the configuration.
 #[derive(Debug)]
 pub struct CredentialStore {
-    sources: BTreeMap<String, Source>,
+    sources: RwLock<BTreeMap<String, Arc<Entry>>>,
+    /// Wakes who waits for another key pair, after the sources were replaced.
+    replacements: watch::Sender<()>,
+    clock: WallClock,
+}
+
+/// A source as it is configured, and what is known of its keys.
+#[derive(Debug)]
+struct Entry {
+    config: CredentialSource,
+    source: Source,
 }
 
 #[derive(Debug)]
@@ -156,34 +169,50 @@ struct KeyFile {
 impl CredentialStore {
     /// Takes the sources over. Files are read and keys fetched at the first use.
     pub fn new(sources: &BTreeMap<String, CredentialSource>, clock: &WallClock) -> Self {
-        let sources = sources.iter().map(|(name, source)| {
-            let source = match source {
-                CredentialSource::Inline(fixed) => Source::Fixed(Arc::new(fixed.clone())),
-                CredentialSource::File(path) => Source::File(KeyFile::new(path.clone())),
-                CredentialSource::Temporary(origin) => {
-                    let fetcher = Fetcher::new(origin.clone());
-                    let renewed = Renewed::new(name.clone(), fetcher, clock.clone());
-                    Source::Temporary(Arc::new(renewed))
-                }
-            };
-            (name.clone(), source)
-        });
-        Self {
-            sources: sources.collect(),
+        let store = Self {
+            sources: RwLock::default(),
+            replacements: watch::Sender::default(),
+            clock: clock.clone(),
+        };
+        store.replace(sources);
+        store
+    }
+
+    /// Takes other sources over, for the attempts from now on. One that has not changed keeps what
+    /// is known of its keys.
+    pub fn replace(&self, sources: &BTreeMap<String, CredentialSource>) {
+        {
+            let mut known = self.sources.write().unwrap_or_else(PoisonError::into_inner);
+            let entries = sources.iter().map(|(name, config)| {
+                let same = known.get(name).filter(|entry| entry.config == *config);
+                let new = || Arc::new(Entry::new(name, config, &self.clock));
+                (name.clone(), same.map_or_else(new, Arc::clone))
+            });
+            *known = entries.collect();
         }
+        self.replacements.send_replace(());
     }
 
     /// Returns whether a source of this name exists.
     pub fn contains(&self, name: &str) -> bool {
-        self.sources.contains_key(name)
+        self.all().contains_key(name)
     }
 
     /// Returns the names of all sources, for messages.
     pub fn names(&self) -> String {
-        if self.sources.is_empty() {
+        let sources = self.all();
+        if sources.is_empty() {
             return "none".into();
         }
-        self.sources.keys().cloned().collect::<Vec<_>>().join(", ")
+        sources.keys().cloned().collect::<Vec<_>>().join(", ")
+    }
+
+    fn all(&self) -> RwLockReadGuard<'_, BTreeMap<String, Arc<Entry>>> {
+        self.sources.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn entry(&self, name: &str) -> Option<Arc<Entry>> {
+        self.all().get(name).map(Arc::clone)
     }
 
     /// Returns the key pair as of now. A file is read again if it changed; a temporary key is
@@ -199,10 +228,14 @@ impl CredentialStore {
             CredentialRef::Own(credentials) => return Ok(Arc::clone(credentials)),
             CredentialRef::Named(name) => name,
         };
-        match self.sources.get(name) {
-            Some(Source::Fixed(credentials)) => Ok(Arc::clone(credentials)),
-            Some(Source::File(file)) => file.read(),
-            Some(Source::Temporary(renewed)) => {
+        let entry = self.entry(name).ok_or_else(|| CredentialsError::Unknown {
+            name: name.clone(),
+            known: self.names(),
+        })?;
+        match &entry.source {
+            Source::Fixed(credentials) => Ok(Arc::clone(credentials)),
+            Source::File(file) => file.read(),
+            Source::Temporary(renewed) => {
                 renewed
                     .snapshot()
                     .await
@@ -211,27 +244,33 @@ impl CredentialStore {
                         source,
                     })
             }
-            None => Err(CredentialsError::Unknown {
-                name: name.clone(),
-                known: self.names(),
-            }),
         }
     }
 
-    /// Waits until the source offers another key pair than `refused`, or any if that is `None`. A
-    /// pair that never changes is waited for without end.
+    /// Waits until the source offers another key pair than `refused`, or any if that is `None`; also
+    /// one that takes its place. A pair that never changes is waited for without end.
     ///
     /// # Cancel safety
     /// Nothing is lost: the next call looks again.
     pub async fn replaced(&self, wanted: &CredentialRef, refused: Option<&Credentials>) {
-        let source = match wanted {
-            CredentialRef::Own(_) => None,
-            CredentialRef::Named(name) => self.sources.get(name),
+        let CredentialRef::Named(name) = wanted else {
+            return std::future::pending().await;
         };
-        match source {
-            Some(Source::File(file)) => file.replaced(refused).await,
-            Some(Source::Temporary(renewed)) => renewed.replaced(refused).await,
-            Some(Source::Fixed(_)) | None => std::future::pending().await,
+        // Before the source is looked up, so that no replacement of it goes unseen.
+        let mut replacements = self.replacements.subscribe();
+        loop {
+            let entry = self.entry(name);
+            let other_pair = async {
+                match &entry {
+                    Some(entry) => entry.replaced(refused).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = other_pair => return,
+                // The store has the sender: there is no error.
+                _ = replacements.changed() => {}
+            }
         }
     }
 
@@ -241,10 +280,41 @@ impl CredentialStore {
         let CredentialRef::Named(name) = wanted else {
             return;
         };
-        match self.sources.get(name) {
-            None | Some(Source::Fixed(_)) => {}
-            Some(Source::File(file)) => file.content.forget(refused),
-            Some(Source::Temporary(renewed)) => renewed.forget(refused),
+        let Some(entry) = self.entry(name) else {
+            return;
+        };
+        match &entry.source {
+            Source::Fixed(_) => {}
+            Source::File(file) => file.content.forget(refused),
+            Source::Temporary(renewed) => renewed.forget(refused),
+        }
+    }
+}
+
+impl Entry {
+    fn new(name: &str, config: &CredentialSource, clock: &WallClock) -> Self {
+        let source = match config {
+            CredentialSource::Inline(fixed) => Source::Fixed(Arc::new(fixed.clone())),
+            CredentialSource::File(path) => Source::File(KeyFile::new(path.clone())),
+            CredentialSource::Temporary(origin) => {
+                let fetcher = Fetcher::new(origin.clone());
+                let renewed = Renewed::new(name.to_owned(), fetcher, clock.clone());
+                Source::Temporary(Arc::new(renewed))
+            }
+        };
+        Self {
+            config: config.clone(),
+            source,
+        }
+    }
+
+    /// As [`CredentialStore::replaced`], as long as the source is the same.
+    async fn replaced(&self, refused: Option<&Credentials>) {
+        match &self.source {
+            Source::Fixed(fixed) if Some(&**fixed) == refused => std::future::pending().await,
+            Source::Fixed(_) => {}
+            Source::File(file) => file.replaced(refused).await,
+            Source::Temporary(renewed) => renewed.replaced(refused).await,
         }
     }
 }
@@ -439,6 +509,61 @@ mod tests {
             credentials.redact("secret id AKIDEXAMPLE does not go with SKEXAMPLE"),
             "secret id [redacted] does not go with [redacted]"
         );
+    }
+
+    #[tokio::test]
+    async fn sources_that_are_replaced_keep_what_has_not_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        std::fs::write(&path, r#"{"secret_id":"one","secret_key":"k"}"#).unwrap();
+        let store = store(&path);
+        let named = CredentialRef::Named("f".into());
+        let first = store.snapshot(&named).await.unwrap();
+        let file = CredentialSource::File(path);
+        let inline = CredentialSource::Inline(Credentials {
+            id: Secret::new("two".into()),
+            key: Secret::new("k".into()),
+            token: None,
+        });
+        let both = [("f", file), ("i", inline.clone())];
+        let both = both.map(|(name, source)| (name.to_owned(), source));
+        store.replace(&BTreeMap::from(both));
+        assert!(Arc::ptr_eq(&first, &store.snapshot(&named).await.unwrap()));
+        assert_eq!(store.names(), "f, i");
+        store.replace(&BTreeMap::from([("f".to_owned(), inline)]));
+        assert_eq!(id(&store).await.unwrap(), "two");
+        store.replace(&BTreeMap::new());
+        let error = id(&store).await.unwrap_err();
+        assert_eq!(error, "credentials `f` are not configured; known: none");
+    }
+
+    /// A lane that holds for its source goes on by the one that takes its place, at once.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_another_pair_is_woken_by_another_source() {
+        let inline = |id: &str| {
+            let (id, key) = (Secret::new(id.into()), Secret::new("k".into()));
+            let token = None;
+            CredentialSource::Inline(Credentials { id, key, token })
+        };
+        let one = |name: &str, id| BTreeMap::from([(name.to_owned(), inline(id))]);
+        let store = CredentialStore::new(&one("f", "one"), &WallClock::system());
+        let named = CredentialRef::Named("f".into());
+        let refused = store.snapshot(&named).await.unwrap();
+        let ends_wait = async |refused: Option<&Credentials>, sources| {
+            let wait = store.replaced(&named, refused);
+            let wait = tokio::time::timeout(Duration::from_secs(3_600), wait);
+            let replace = async {
+                tokio::task::yield_now().await;
+                store.replace(&sources);
+            };
+            tokio::join!(wait, replace).0.is_ok()
+        };
+        let refused = Some(&*refused);
+        assert!(!ends_wait(refused, BTreeMap::new()).await, "it is gone");
+        assert!(!ends_wait(None, one("other", "two")).await, "another name");
+        assert!(ends_wait(None, one("f", "one")).await, "any pair will do");
+        assert!(!ends_wait(refused, one("f", "one")).await, "the same pair");
+        assert!(ends_wait(refused, one("f", "two")).await, "another pair");
     }
 
     #[tokio::test]

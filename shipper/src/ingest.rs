@@ -46,14 +46,21 @@ pub enum Phase {
 /// Faults in one answer; there are as many options at least.
 const FAULTS_MAX: usize = 64;
 
-/// What all sessions share.
+/// What streams are opened by.
 #[derive(Debug)]
-pub struct Ingest {
+pub struct Policy {
     /// Who may do what.
     pub tenants: Tenants,
     /// Where containers' options lead.
     pub router: Router,
-    /// Containers with keys of their own that were warned of.
+}
+
+/// What all sessions share.
+#[derive(Debug)]
+pub struct Ingest {
+    /// What streams are opened by. When it is replaced, calls end and begin anew.
+    pub policy: watch::Sender<Arc<Policy>>,
+    /// Containers with keys of their own that were warned of: once, whatever the policy.
     pub warned: Warned,
     /// The lanes.
     pub lanes: Arc<Lanes>,
@@ -91,11 +98,14 @@ impl Relay for RelayService {
         &self,
         request: Request<Streaming<ShipRequest>>,
     ) -> Result<Response<ShipStream>, Status> {
+        // Before the peer is looked at, so that no replacement of it goes unseen.
+        let policy = self.0.policy.subscribe();
         let host = self.0.admit(&request)?;
         // Only a peer on TCP has an address.
         let address = arrival(&request).and_then(|arrival| arrival.address);
         let age_max = address.and(self.0.connection_age_max);
-        let session = Session::new(Arc::clone(&self.0), host, request.into_inner(), age_max);
+        let inbound = request.into_inner();
+        let session = Session::new(Arc::clone(&self.0), host, inbound, policy, age_max);
         let responses = unfold(session, |mut session| async move {
             let response = session.next().await?;
             Some((response, session))
@@ -116,7 +126,7 @@ impl Relay for RelayService {
             journal_id: "",
             resume_offset: 0,
         };
-        let faults = match self.0.router.route(&open.log_opts) {
+        let faults = match self.0.policy().router.route(&open.log_opts) {
             Err(faults) => faults,
             Ok((opts, key)) => {
                 let mut faults = host.faults(&open.host, &key.target.topic_id, &key.credentials);
@@ -165,10 +175,16 @@ impl Relay for RelayService {
 }
 
 impl Ingest {
+    /// Returns what streams are opened by now.
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.borrow())
+    }
+
     /// Returns who calls. A refusal is counted, and each kind of it logged ever more rarely: a
     /// stranger must not fill the log.
     fn admit<T>(&self, request: &Request<T>) -> Result<Host, Status> {
-        match self.tenants.admit(&peer(request)) {
+        let policy = self.policy();
+        match policy.tenants.admit(&peer(request)) {
             Ok(host) => {
                 if let Some(arrival) = arrival(request) {
                     arrival.admit();
@@ -177,7 +193,7 @@ impl Ingest {
             }
             Err(error) => {
                 self.metrics.refused_calls.inc();
-                if let Some(count) = self.tenants.count_stranger(error) {
+                if let Some(count) = policy.tenants.count_stranger(error) {
                     let address = arrival(request).and_then(|arrival| arrival.address);
                     let peer = address.map(|address| address.to_string());
                     warn!(peer = peer.as_deref().unwrap_or("unix socket"), %error, count, "call refused");

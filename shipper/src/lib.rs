@@ -29,6 +29,7 @@ pub mod pace;
 pub mod record;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod rehearsal;
+pub mod reload;
 pub mod replay;
 pub mod route;
 mod session;
@@ -63,7 +64,7 @@ use crate::config::{Config, Listen};
 use crate::connection::{AdminListener, Gate, Guarded};
 use crate::credentials::CredentialStore;
 use crate::dead_letter::DeadLetters;
-use crate::ingest::{Ingest, Phase, RelayService};
+use crate::ingest::{Ingest, Phase, Policy, RelayService};
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::route::{Router, Warned};
@@ -137,10 +138,30 @@ pub async fn run(
     clock: WallClock,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
+    let (_never, reloads) = mpsc::channel(1);
+    run_reloading(config, clock, reloads, shutdown).await
+}
+
+/// Runs the shipper as [`run`] does, and takes over each configuration that comes out of `reloads`,
+/// as far as that is possible without a new process: credentials for the attempts from now on,
+/// defaults and tenants for calls, which end and begin anew for that. Of what else has changed it
+/// says that it needs a restart.
+///
+/// # Errors
+/// A socket can't be bound, or the HTTP client can't be built.
+pub async fn run_reloading(
+    mut config: Config,
+    clock: WallClock,
+    mut reloads: mpsc::Receiver<Config>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
     let (phase_tx, phase) = watch::channel(Phase::Serving);
     let tasks = Arc::new(Tasks::default());
     let servers = Tasks::default();
-    let ingest = Arc::new(assemble(&config, clock, Arc::clone(&tasks), phase.clone())?);
+    let credentials = Arc::new(CredentialStore::new(&config.credentials, &clock));
+    let (phase_rx, process_tasks) = (phase.clone(), Arc::clone(&tasks));
+    let ingest = assemble(&config, clock, &credentials, process_tasks, phase_rx)?;
+    let ingest = Arc::new(ingest);
     // Before the unix socket, which is taken from who has it: a second process that can't start is
     // not to cut the drivers off from the first.
     let admin = bind_tcp(config.admin_listen).await?;
@@ -164,7 +185,13 @@ pub async fn run(
     info!(unix = ?config.listen.unix, tcp = ?config.listen.tcp, admin = %config.admin_listen,
         version = env!("CARGO_PKG_VERSION"), "shipper is ready");
 
-    shutdown.await;
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            Some(new) = reloads.recv() => reload(&mut config, new, &credentials, &ingest),
+        }
+    }
     info!("shipper is stopping");
     phase_tx.send_replace(Phase::Draining);
     ingest.lanes.close();
@@ -180,18 +207,47 @@ pub async fn run(
     Ok(())
 }
 
+/// Takes over what can be taken over of a new configuration; `config` becomes what is in use.
+fn reload(config: &mut Config, new: Config, credentials: &Arc<CredentialStore>, ingest: &Ingest) {
+    let fixed = config.fixed_differences(&new);
+    if !fixed.is_empty() {
+        warn!(
+            settings = fixed.join(", "),
+            "these settings have changed and need a restart of the shipper"
+        );
+    }
+    credentials.replace(&new.credentials);
+    let has_other_rules = config.defaults != new.defaults || config.tenants != new.tenants;
+    config.credentials = new.credentials;
+    config.defaults = new.defaults;
+    config.tenants = new.tenants;
+    if has_other_rules {
+        let tenants = ingest.policy().tenants.succeeded_by(&config.tenants);
+        let policy = policy(config, tenants, credentials);
+        ingest.policy.send_replace(policy);
+    }
+    info!(calls_begin_anew = has_other_rules, "configuration reloaded");
+}
+
+fn policy(config: &Config, tenants: Tenants, credentials: &Arc<CredentialStore>) -> Arc<Policy> {
+    Arc::new(Policy {
+        tenants,
+        router: Router::new(config.defaults.clone(), Arc::clone(credentials)),
+    })
+}
+
 fn assemble(
     config: &Config,
     clock: WallClock,
+    credentials: &Arc<CredentialStore>,
     tasks: Arc<Tasks>,
     phase: watch::Receiver<Phase>,
 ) -> Result<Ingest, ClientError> {
-    let credentials = Arc::new(CredentialStore::new(&config.credentials, &clock));
     let (buffers, metrics) = (Arc::new(Buffers::default()), Arc::new(Metrics::default()));
     let budget = Arc::new(Budget::new(config.upload.buffer_bytes_max));
     let uploader = Arc::new(Uploader {
         cloud: Arc::new(Client::new()?),
-        credentials: Arc::clone(&credentials),
+        credentials: Arc::clone(credentials),
         clock: clock.clone(),
         compression: config.upload.compression,
         concurrency_max: config.upload.concurrency_max,
@@ -203,9 +259,9 @@ fn assemble(
         buffers: Arc::clone(&buffers),
         metrics: Arc::clone(&metrics),
     });
+    let tenants = Tenants::new(&config.tenants);
     Ok(Ingest {
-        tenants: Tenants::new(&config.tenants),
-        router: Router::new(config.defaults.clone(), credentials),
+        policy: watch::Sender::new(policy(config, tenants, credentials)),
         warned: Warned::default(),
         lanes: Arc::new(Lanes::new(config.upload, Arc::clone(&budget), uploader)),
         budget,

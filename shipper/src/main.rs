@@ -1,5 +1,5 @@
-//! The shipper process: reads its configuration, runs, stops on SIGTERM or SIGINT. Commands check
-//! the configuration and look after the dead-letter store.
+//! The shipper process: reads its configuration, again on SIGHUP or when it changes, runs, stops on
+//! SIGTERM or SIGINT. Commands check the configuration and look after the dead-letter store.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -16,8 +16,10 @@ use shipper::cls::client::Client;
 use shipper::config::Config;
 use shipper::dead_letter::{DeadLetters, Letter};
 use shipper::ledger::{Line, table};
+use shipper::reload::ConfigFile;
 use shipper::replay::replay;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -91,7 +93,8 @@ fn main() -> ExitCode {
     if let Err(error) = core_dumps {
         error!(%error, "could not forbid core dumps: one would hold keys");
     }
-    let config = match Config::load(&arguments.config, std::env::vars()) {
+    let mut file = ConfigFile::new(arguments.config, std::env::vars());
+    let config = match file.load() {
         Ok(config) => config,
         Err(error) => {
             error!(error = %shipper::Chain(&error), "bad configuration");
@@ -99,7 +102,7 @@ fn main() -> ExitCode {
         }
     };
     let ended = match arguments.command {
-        None => serve(config),
+        None => serve(config, file),
         Some(Command::Check) => say("the configuration is good"),
         Some(Command::Ledger) => ledger(&config),
         Some(Command::Healthcheck) => healthcheck(&config),
@@ -126,20 +129,27 @@ fn forbid_core_dumps() -> rustix::io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }
 
-fn serve(config: Config) -> anyhow::Result<()> {
+fn serve(config: Config, file: ConfigFile) -> anyhow::Result<()> {
     if let Err(error) = raise_descriptor_limit() {
         warn!(%error, "could not raise the limit of file descriptors");
     }
     runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        let hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
         let shutdown = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
         };
-        Ok(shipper::run(config, WallClock::system(), shutdown).await?)
+        let (reloads, reloaded) = mpsc::channel(1);
+        tokio::select! {
+            ended = shipper::run_reloading(config, WallClock::system(), reloaded, shutdown) => {
+                Ok(ended?)
+            }
+            () = file.follow(hangup, reloads) => unreachable!("the shipper receives until it ends"),
+        }
     })
 }
 

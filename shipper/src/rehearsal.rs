@@ -31,6 +31,7 @@ use tonic::{Request, Status, Streaming};
 use crate::clock::WallClock;
 use crate::config::Config;
 use crate::connection::Arrival;
+use crate::credentials::CredentialStore;
 use crate::ingest::{Phase, RelayService};
 use crate::tasks::Tasks;
 
@@ -66,7 +67,9 @@ impl Rehearsal {
         let config = Config::from_table(CONFIG.parse().unwrap(), std::iter::empty()).unwrap();
         let (sender, phase) = watch::channel(Phase::Serving);
         let tasks = Arc::new(Tasks::default());
-        let ingest = crate::assemble(&config, WallClock::system(), tasks, phase).unwrap();
+        let clock = WallClock::system();
+        let credentials = Arc::new(CredentialStore::new(&config.credentials, &clock));
+        let ingest = crate::assemble(&config, clock, &credentials, tasks, phase).unwrap();
         Self {
             service: RelayService(Arc::new(ingest)),
             _phase: sender,

@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use crate::ack::Progress;
 use crate::credentials::CredentialRef;
-use crate::ingest::{Ingest, Phase, cut};
+use crate::ingest::{Ingest, Phase, Policy, cut};
 use crate::lane::{Lane, Piece, SlotId, Stream, new_context_id};
 use crate::outbox::Outbox;
 use crate::record::{Counts, Fate, Formatter, Origin, Records};
@@ -58,6 +58,7 @@ pub(crate) struct Session {
     outbox: Arc<Outbox>,
     streams: HashMap<u32, OpenStream>,
     phase: watch::Receiver<Phase>,
+    policy: watch::Receiver<Arc<Policy>>,
     windows_due: Instant,
     /// Earliest time at which a formatter gives up waiting for the rest of a record.
     flush_due: Option<Instant>,
@@ -74,8 +75,11 @@ enum Stay {
     Unlimited,
     /// Until then, and for `age` more whenever that does not work out.
     Until { at: Instant, age: Duration },
-    /// Nothing more is read, and the call ends once all is acknowledged, if that is in time.
-    Leaving { by: Instant, age: Duration },
+    /// Nothing more is read, and the call ends once all is acknowledged, if that is in time. With
+    /// an age, it goes on if not.
+    Leaving { by: Instant, age: Option<Duration> },
+    /// The call ends.
+    Over,
 }
 
 impl Stay {
@@ -98,10 +102,14 @@ impl Stay {
         matches!(self, Self::Leaving { .. })
     }
 
+    fn is_over(self) -> bool {
+        matches!(self, Self::Over)
+    }
+
     /// Returns when it changes.
     fn due(self) -> Option<Instant> {
         match self {
-            Self::Unlimited => None,
+            Self::Unlimited | Self::Over => None,
             Self::Until { at, .. } => Some(at),
             Self::Leaving { by, .. } => Some(by),
         }
@@ -112,10 +120,19 @@ impl Stay {
         match self {
             Self::Until { at, age } if at <= now => Self::Leaving {
                 by: now + LEAVE_WAIT_MAX,
-                age,
+                age: Some(age),
             },
-            Self::Leaving { by, age } if by <= now => Self::begin(Some(age), now),
-            Self::Unlimited | Self::Until { .. } | Self::Leaving { .. } => self,
+            Self::Leaving { by, age: Some(age) } if by <= now => Self::begin(Some(age), now),
+            Self::Leaving { by, age: None } if by <= now => Self::Over,
+            Self::Unlimited | Self::Until { .. } | Self::Leaving { .. } | Self::Over => self,
+        }
+    }
+
+    /// Returns how a call stays that is to begin anew by other rules: not for long, whatever holds.
+    fn leave(now: Instant) -> Self {
+        Self::Leaving {
+            by: now + LEAVE_WAIT_MAX,
+            age: None,
         }
     }
 }
@@ -137,7 +154,7 @@ struct OpenStream {
     flush_from: Option<Instant>,
     end_offset: Option<u64>,
     /// That of its host, if it has a limit.
-    allowance: Option<Arc<Allowance>>,
+    allowance: Option<Allowance>,
     _permit: StreamPermit,
 }
 
@@ -147,11 +164,13 @@ impl Session {
         ingest: Arc<Ingest>,
         host: Host,
         inbound: Streaming<ShipRequest>,
+        policy: watch::Receiver<Arc<Policy>>,
         age_max: Option<Duration>,
     ) -> Self {
         ingest.metrics.hosts.inc();
         Self {
             phase: ingest.phase.clone(),
+            policy,
             ingest,
             host,
             inbound,
@@ -180,8 +199,8 @@ impl Session {
             }
             let now = Instant::now();
             self.follow_stay(now);
-            if self.stay.is_leaving() && self.is_all_acknowledged() {
-                debug!("a call ends for its age");
+            if self.stay.is_over() || self.stay.is_leaving() && self.is_all_acknowledged() {
+                debug!("a call ends, for its age or because it is to begin by other rules");
                 return None;
             }
             let read_due = Some(self.read_due()).filter(|due| *due > now);
@@ -193,6 +212,7 @@ impl Session {
                 biased;
                 () = self.outbox.changed() => {}
                 _ = self.phase.changed() => {}
+                Ok(()) = self.policy.changed() => self.stay = Stay::leave(now),
                 () = tokio::time::sleep_until(due) => self.maintain(Instant::now()),
                 request = self.inbound.message(), if may_read => {
                     if let Err(status) = self.accept(request) {
@@ -314,7 +334,7 @@ impl Session {
 
     fn try_open(&self, open: Open) -> Result<OpenStream, Vec<String>> {
         check_open(&open).map_err(|fault| vec![fault])?;
-        let (opts, key) = self.ingest.router.route(&open.log_opts)?;
+        let (opts, key) = self.ingest.policy().router.route(&open.log_opts)?;
         let faults = self
             .host
             .faults(&open.host, &key.target.topic_id, &key.credentials);

@@ -11,6 +11,9 @@
 //!
 //! A tenant's bytes a second are shared by all calls that name the same host.
 //!
+//! Under another configuration a tenant is the same by its name: what its hosts have open and have
+//! sent counts on.
+//!
 //! Without any tenant in the configuration, root on the unix socket may do everything and nobody
 //! else anything.
 
@@ -99,9 +102,15 @@ pub struct Tenant {
     credentials: Vec<WildMatch>,
     streams_max: usize,
     bytes_per_s: Option<u64>,
+    usage: Arc<Usage>,
+}
+
+/// What a tenant has done, whatever the configuration said of it then.
+#[derive(Debug, Default)]
+struct Usage {
     stream_count: AtomicUsize,
     /// By host name, as long as a stream of it is open or it is ahead of its allowance.
-    allowances: Mutex<HashMap<String, Arc<Allowance>>>,
+    paid: Mutex<HashMap<String, Arc<Paid>>>,
     refusals: Mutex<Refusals>,
 }
 
@@ -109,29 +118,32 @@ pub struct Tenant {
 #[derive(Debug)]
 pub struct Allowance {
     bytes_per_s: u64,
-    /// When it covers what was sent.
-    paid_until: Mutex<Option<Instant>>,
+    paid: Arc<Paid>,
 }
+
+/// When a host's allowance covers what it has sent.
+#[derive(Debug, Default)]
+struct Paid(Mutex<Option<Instant>>);
 
 impl Allowance {
     /// Pays for bytes. Returns until when the allowance is used up.
     pub fn pay(&self, bytes: usize, now: Instant) -> Instant {
         let nanos = bytes as u128 * 1_000_000_000 / u128::from(self.bytes_per_s);
         let time = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        let mut paid_until = self.paid_until();
+        let mut paid_until = self.paid.until();
         let paid = paid_until.map_or(now, |until| until.max(now)) + time;
         *paid_until = Some(paid);
         paid
     }
+}
 
+impl Paid {
     fn is_ahead(&self, now: Instant) -> bool {
-        self.paid_until().is_some_and(|until| until > now)
+        self.until().is_some_and(|until| until > now)
     }
 
-    fn paid_until(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.paid_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -151,7 +163,7 @@ pub struct Host {
 
 /// One of a tenant's streams; dropping it makes room for another one.
 #[derive(Debug)]
-pub struct StreamPermit(Arc<Tenant>);
+pub struct StreamPermit(Arc<Usage>);
 
 impl Drop for StreamPermit {
     fn drop(&mut self) {
@@ -164,7 +176,7 @@ impl Drop for StreamPermit {
 pub struct Tenants {
     tenants: Vec<Arc<Tenant>>,
     /// Refused calls, by what the peer has shown.
-    strangers: [AtomicU64; 4],
+    strangers: Arc<[AtomicU64; 4]>,
 }
 
 /// Why a call is refused. Which tenants exist is not said to strangers.
@@ -196,6 +208,17 @@ pub enum AdmitError {
 impl Tenants {
     /// Makes the tenants; without any, root on the unix socket is the only one.
     pub fn new(configs: &[TenantConfig]) -> Self {
+        let none = Self {
+            tenants: Vec::new(),
+            strangers: Arc::default(),
+        };
+        none.succeeded_by(configs)
+    }
+
+    /// Makes the tenants of another configuration, which take over what those of the same name have
+    /// open and have sent.
+    pub fn succeeded_by(&self, configs: &[TenantConfig]) -> Self {
+        let mut known = self.tenants.clone();
         let local = [TenantConfig {
             name: "local".into(),
             identity: IdentityConfig::UnixUid(0),
@@ -206,19 +229,22 @@ impl Tenants {
             bytes_per_s: None,
         }];
         let configs = if configs.is_empty() { &local } else { configs };
+        let tenants = configs.iter().map(|config| {
+            // Names may be there twice: the first goes on as the first.
+            let same = known.iter().position(|tenant| tenant.name == config.name);
+            let usage = same.map(|index| Arc::clone(&known.remove(index).usage));
+            Arc::new(Tenant::new(config, usage.unwrap_or_default()))
+        });
         Self {
-            tenants: configs
-                .iter()
-                .map(|config| Arc::new(Tenant::new(config)))
-                .collect(),
-            strangers: Default::default(),
+            tenants: tenants.collect(),
+            strangers: Arc::clone(&self.strangers),
         }
     }
 
     /// Counts a refused call. Returns how many of its kind there were, if it is to be logged: each
     /// kind is, and then ever more rarely.
     pub fn count_stranger(&self, error: AdmitError) -> Option<u64> {
-        let [unix, token, certificate, nothing] = &self.strangers;
+        let [unix, token, certificate, nothing] = &*self.strangers;
         let kind = match error {
             AdmitError::Unix { .. } => unix,
             AdmitError::Token => token,
@@ -308,7 +334,7 @@ fn is_token(file: &Watched<Secret>, token: &Secret) -> bool {
 }
 
 impl Tenant {
-    fn new(config: &TenantConfig) -> Self {
+    fn new(config: &TenantConfig, usage: Arc<Usage>) -> Self {
         let patterns = |texts: &[String]| {
             texts
                 .iter()
@@ -323,9 +349,7 @@ impl Tenant {
             credentials: patterns(&config.credentials),
             streams_max: config.streams_max,
             bytes_per_s: config.bytes_per_s,
-            stream_count: AtomicUsize::new(0),
-            allowances: Mutex::default(),
-            refusals: Mutex::default(),
+            usage,
         }
     }
 }
@@ -339,7 +363,7 @@ impl Host {
     /// Returns how many of the tenant's refusals were not logged since the last one that was, if one
     /// may be logged now. Each tenant's are counted apart: one must not hide another's.
     pub fn may_log_refusal(&self, now: Instant) -> Option<u64> {
-        let refusals = self.tenant.refusals.lock();
+        let refusals = self.tenant.usage.refusals.lock();
         let mut refusals = refusals.unwrap_or_else(PoisonError::into_inner);
         let is_early = |at: Instant| now < at + REFUSAL_LOG_PERIOD;
         if refusals.said_at.is_some_and(is_early) {
@@ -351,21 +375,16 @@ impl Host {
     }
 
     /// Returns the allowance of a host of this name, which all calls share; `None` if it has no limit.
-    pub fn allowance(&self, host: &str, now: Instant) -> Option<Arc<Allowance>> {
+    pub fn allowance(&self, host: &str, now: Instant) -> Option<Allowance> {
         let bytes_per_s = self.tenant.bytes_per_s?;
-        let allowances = self.tenant.allowances.lock();
-        let mut allowances = allowances.unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = allowances.get(host) {
-            return Some(Arc::clone(known));
+        let paid = self.tenant.usage.paid.lock();
+        let mut paid = paid.unwrap_or_else(PoisonError::into_inner);
+        if !paid.contains_key(host) {
+            // One that connects anew does not begin anew.
+            paid.retain(|_, known| Arc::strong_count(known) > 1 || known.is_ahead(now));
         }
-        // One that connects anew does not begin anew.
-        allowances.retain(|_, known| Arc::strong_count(known) > 1 || known.is_ahead(now));
-        let allowance = Arc::new(Allowance {
-            bytes_per_s,
-            paid_until: Mutex::default(),
-        });
-        allowances.insert(host.to_owned(), Arc::clone(&allowance));
-        Some(allowance)
+        let paid = Arc::clone(paid.entry(host.to_owned()).or_default());
+        Some(Allowance { bytes_per_s, paid })
     }
 
     /// Returns what the host may not do of this, one sentence each.
@@ -399,12 +418,12 @@ impl Host {
     pub fn open_stream(&self) -> Result<StreamPermit, String> {
         let streams_max = self.tenant.streams_max;
         let take = |count: usize| (count < streams_max).then_some(count + 1);
-        match self
-            .tenant
-            .stream_count
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-        {
-            Ok(_) => Ok(StreamPermit(Arc::clone(&self.tenant))),
+        match self.tenant.usage.stream_count.fetch_update(
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+            take,
+        ) {
+            Ok(_) => Ok(StreamPermit(Arc::clone(&self.tenant.usage))),
             Err(_) => Err(format!(
                 "tenant {} has {streams_max} open streams, its bound (streams_max)",
                 self.tenant.name
@@ -577,6 +596,45 @@ mod tests {
         host.allowance("h4", later).unwrap();
         let anew = host.allowance("h1", later).unwrap();
         assert_eq!(anew.pay(500, later), later + Duration::from_millis(500));
+    }
+
+    /// What a host was ahead, and how many streams there are, is known under other rules too.
+    #[tokio::test]
+    async fn a_tenant_goes_on_under_another_configuration() {
+        let config = |bytes_per_s, streams_max| TenantConfig {
+            bytes_per_s: Some(bytes_per_s),
+            streams_max,
+            ..config("a", IdentityConfig::Anyone)
+        };
+        let before = Tenants::new(&[config(1_000, 2)]);
+        let host = before.admit(&Peer::default()).unwrap();
+        let now = Instant::now();
+        host.allowance("h", now).unwrap().pay(3_000, now);
+        let permits = [host.open_stream().unwrap(), host.open_stream().unwrap()];
+        host.may_log_refusal(now).unwrap();
+        before.count_stranger(AdmitError::Nothing);
+        before.count_stranger(AdmitError::Nothing);
+
+        let other = TenantConfig {
+            name: "b".into(),
+            ..config(1_000, 2)
+        };
+        let after = before.succeeded_by(&[config(500, 3), other.clone()]);
+        let host = after.admit(&Peer::default()).unwrap();
+        let paid = host.allowance("h", now).unwrap().pay(500, now);
+        assert_eq!(paid, now + Duration::from_secs(4));
+        let third = host.open_stream().unwrap();
+        host.open_stream().unwrap_err();
+        drop(permits);
+        assert_eq!(host.may_log_refusal(now), None);
+        assert_eq!(after.count_stranger(AdmitError::Nothing), None);
+        let fourth = host.open_stream().unwrap();
+
+        let renamed = after.succeeded_by(&[other]);
+        let host = renamed.admit(&Peer::default()).unwrap();
+        let paid = host.allowance("h", now).unwrap().pay(500, now);
+        assert_eq!(paid, now + Duration::from_millis(500));
+        drop((third, fourth));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod official_sdk;
 mod outage;
 mod python;
 mod relay;
+mod reload;
 mod restart;
 mod rotation;
 mod simulation;

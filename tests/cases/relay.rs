@@ -38,6 +38,8 @@ struct Site {
     admin: SocketAddr,
     folder: tempfile::TempDir,
     stop: Option<oneshot::Sender<()>>,
+    config: Config,
+    reloads: mpsc::Sender<Config>,
     tasks: JoinSet<()>,
 }
 
@@ -76,12 +78,14 @@ impl Site {
         );
         let config = Config::from_table(text.parse().unwrap(), std::iter::empty()).unwrap();
         let (stop, stopped) = oneshot::channel();
+        let (reloads, reloaded) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
+        let first = config.clone();
         tasks.spawn(async move {
             let shutdown = async {
                 stopped.await.ok();
             };
-            shipper::run(config, WallClock::system(), shutdown)
+            shipper::run_reloading(first, WallClock::system(), reloaded, shutdown)
                 .await
                 .unwrap();
         });
@@ -91,6 +95,8 @@ impl Site {
             admin,
             folder,
             stop: Some(stop),
+            config,
+            reloads,
             tasks,
         }
     }
@@ -114,8 +120,12 @@ impl Site {
 
     /// Returns the values of `content` that CLS has, in the order of its context.
     fn contents(&self) -> Vec<String> {
+        self.contents_of(TOPIC)
+    }
+
+    fn contents_of(&self, topic_id: &str) -> Vec<String> {
         let mut contents = Vec::new();
-        for upload in self.standin.uploads(TOPIC) {
+        for upload in self.standin.uploads(topic_id) {
             upload.visit(|record| {
                 contents.push(record.field("content").unwrap_or_default().to_owned());
             });
@@ -1228,4 +1238,53 @@ async fn a_lane_that_holds_leaves_room_for_the_windows_of_another() {
         in_memory > 4 * WINDOW_BYTES_MIN,
         "only {in_memory} bytes are held"
     );
+}
+
+#[tokio::test]
+async fn other_defaults_are_for_calls_that_begin_anew() {
+    let site = Site::start("").await;
+    let mut call = site.call().await;
+    let (entries, middle) = chunk(1, 0, &["by the first"]);
+    call.send(vec![open(1, 0, &[]), entries]).await;
+    call.acked_to(1, middle).await.unwrap();
+    // Nothing but keys, and then nothing at all, has changed: the call goes on.
+    for _ in 0..2 {
+        let mut config = site.config.clone();
+        let inline = config.credentials["default"].clone();
+        config.credentials.insert("spare".into(), inline);
+        site.reloads.send(config).await.unwrap();
+    }
+    let mut config = site.config.clone();
+    config.defaults.topic_id = Some(OTHER_TOPIC.into());
+    site.reloads.send(config).await.unwrap();
+    let status = call.until(|_| None::<()>).await.unwrap_err();
+    assert_eq!(status.message(), "the call has ended");
+    let mut call = site.call().await;
+    let (entries, end) = chunk(1, middle, &["by the second"]);
+    call.send(vec![open(1, middle, &[]), entries]).await;
+    call.acked_to(1, end).await.unwrap();
+    assert_eq!(site.contents(), ["by the first"]);
+    assert_eq!(site.contents_of(OTHER_TOPIC), ["by the second"]);
+}
+
+/// A lane that holds has what it can't acknowledge; the rules change for its host nevertheless.
+#[tokio::test]
+async fn a_tenant_that_is_no_more_is_put_out_although_its_lane_holds() {
+    let site = Site::start("").await;
+    site.standin.add_fault(Fault::new(FaultKind::Status(404)));
+    let mut call = site.call().await;
+    let (entries, _) = chunk(1, 0, &["held"]);
+    call.send(vec![open(1, 0, &[]), entries]).await;
+    site.metric("cls_shipper_batches", |count| count == 1).await;
+    let mut config = site.config.clone();
+    let table = "[[tenants]]\nname = \"other\"\nunix_uid = 12345".parse();
+    let other = Config::from_table(table.unwrap(), std::iter::empty()).unwrap();
+    config.tenants = other.tenants;
+    site.reloads.send(config).await.unwrap();
+    let status = call.until(|_| None::<()>).await.unwrap_err();
+    assert_eq!(status.message(), "the call has ended");
+    let status = Call::begin(site.channel().await).await.err().unwrap();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    site.metric("cls_shipper_batches", |count| count == 0).await;
+    assert_eq!(site.contents(), Vec::<String>::new());
 }
