@@ -42,7 +42,7 @@ pub struct Reason {
     /// Topic of the lane.
     pub topic_id: String,
     /// Name of the lane's credential source; `None` for a container's own keys, which are not
-    /// stored, and in letters of versions before 0.2.
+    /// stored, and in letters of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<String>,
 }

@@ -1211,8 +1211,8 @@ async fn a_lane_that_holds_leaves_room_for_the_windows_of_another() {
     for stream in 1..=4 {
         held.push(Busy::open(&call, stream, &[]).await);
     }
-    for _ in 0..6 {
-        for busy in &mut held {
+    for busy in &mut held {
+        for _ in 0..6 {
             busy.fill(&call).await;
             busy.settle(&mut call).await;
         }
