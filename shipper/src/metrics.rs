@@ -86,68 +86,48 @@ impl Default for Metrics {
                 metric
             }};
         }
-        let requests: Family<Request, Counter> = metric!(
-            "upload_requests",
-            "Upload requests by what their answer asked for"
-        );
-        let delivered_logs: Family<Topic, Counter> =
-            metric!("delivered_logs", "Records that CLS has accepted");
-        let delivered_bytes: Family<Topic, Counter> = metric!(
-            "delivered",
-            "Bytes of accepted batches before compression",
-            Unit::Bytes
-        );
-        let dead_letters: Counter =
-            metric!("dead_letters", "Records put into the dead-letter store");
-        let received_entries: Counter = metric!("received_entries", "Entries received");
-        let filtered_entries: Counter = metric!("filtered_entries", "Entries filtered");
-        let malformed_entries: Counter = metric!("malformed_entries", "Entries that are malformed");
-        let dropped_entries: Counter = metric!(
-            "dropped_entries",
-            "Entries that drivers reported as dropped"
-        );
-        let refused_calls: Counter = metric!("refused_calls", "Calls that no tenant is for");
-        let refused_connections: Counter = metric!("refused_connections", "Connections too many");
-        let refusals: Family<Refusal, Counter> =
-            metric!("refusals", "Streams (open) and options (check) refused");
-        let restarted_streams: Counter = metric!(
-            "restarted_streams",
-            "Streams that started over because a task of theirs failed"
-        );
-        let hosts: Gauge = metric!("hosts", "Connected drivers");
-        let streams: Gauge = metric!("streams", "Open streams");
-        let batches: Gauge = metric!(
-            "batches",
-            "Batches that are being sent or wait for their next attempt"
-        );
-        let granted_bytes: Gauge<u64, AtomicU64> = metric!(
-            "granted_window",
-            "Window bytes granted beyond minima",
-            Unit::Bytes
-        );
-        let ledger_entries: Family<LedgerEntry, Gauge<u64, AtomicU64>> = metric!(
-            "ledger_entries",
-            "Entries of the streams in the ledger, by what became of them, as their hosts count"
-        );
         Self {
+            requests: metric!(
+                "upload_requests",
+                "Upload requests by what their answer asked for"
+            ),
+            delivered_logs: metric!("delivered_logs", "Records that CLS has accepted"),
+            delivered_bytes: metric!(
+                "delivered",
+                "Bytes of accepted batches before compression",
+                Unit::Bytes
+            ),
+            dead_letters: metric!("dead_letters", "Records put into the dead-letter store"),
+            received_entries: metric!("received_entries", "Entries received"),
+            filtered_entries: metric!("filtered_entries", "Entries filtered"),
+            malformed_entries: metric!("malformed_entries", "Entries that are malformed"),
+            dropped_entries: metric!(
+                "dropped_entries",
+                "Entries that drivers reported as dropped"
+            ),
+            refused_calls: metric!("refused_calls", "Calls that no tenant is for"),
+            refused_connections: metric!("refused_connections", "Connections too many"),
+            refusals: metric!("refusals", "Streams (open) and options (check) refused"),
+            restarted_streams: metric!(
+                "restarted_streams",
+                "Streams that started over because a task of theirs failed"
+            ),
+            hosts: metric!("hosts", "Connected drivers"),
+            streams: metric!("streams", "Open streams"),
+            batches: metric!(
+                "batches",
+                "Batches that are being sent or wait for their next attempt"
+            ),
+            granted_bytes: metric!(
+                "granted_window",
+                "Window bytes granted beyond minima",
+                Unit::Bytes
+            ),
+            ledger_entries: metric!(
+                "ledger_entries",
+                "Entries of the streams in the ledger, by what became of them, as their hosts count"
+            ),
             registry,
-            ledger_entries,
-            requests,
-            delivered_logs,
-            delivered_bytes,
-            dead_letters,
-            received_entries,
-            filtered_entries,
-            malformed_entries,
-            dropped_entries,
-            refusals,
-            refused_calls,
-            refused_connections,
-            restarted_streams,
-            hosts,
-            streams,
-            batches,
-            granted_bytes,
         }
     }
 }
