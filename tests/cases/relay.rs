@@ -1275,7 +1275,7 @@ async fn a_tenant_that_is_no_more_is_put_out_although_its_lane_holds() {
     let mut call = site.call().await;
     let (entries, _) = chunk(1, 0, &["held"]);
     call.send(vec![open(1, 0, &[]), entries]).await;
-    site.metric("cls_shipper_batches", |count| count == 1).await;
+    site.metric_is("cls_shipper_batches", 1).await;
     let mut config = site.config.clone();
     let table = "[[tenants]]\nname = \"other\"\nunix_uid = 12345".parse();
     let other = Config::from_table(table.unwrap(), std::iter::empty()).unwrap();
@@ -1285,6 +1285,6 @@ async fn a_tenant_that_is_no_more_is_put_out_although_its_lane_holds() {
     assert_eq!(status.message(), "the call has ended");
     let status = Call::begin(site.channel().await).await.err().unwrap();
     assert_eq!(status.code(), Code::Unauthenticated);
-    site.metric("cls_shipper_batches", |count| count == 0).await;
+    site.metric_is("cls_shipper_batches", 0).await;
     assert_eq!(site.contents(), Vec::<String>::new());
 }
