@@ -988,7 +988,8 @@ fn make_record(disk: &dyn Disk, folder: &Path, meta: &Meta) -> std::io::Result<(
 }
 
 /// Removes a stream's folder. The record goes last: a folder that is half removed is still a
-/// stream that has ended, of which nothing is left.
+/// stream that has ended, of which nothing is left. What the disk does not let go is over, and goes
+/// when the next process starts.
 pub(crate) fn remove_folder(disk: &dyn Disk, folder: &Path) {
     let removed = (|| {
         for entry in std::fs::read_dir(folder)? {
@@ -1016,6 +1017,9 @@ pub(crate) fn remove_folder(disk: &dyn Disk, folder: &Path) {
         && error.kind() != std::io::ErrorKind::NotFound
     {
         tracing::warn!(%error, folder = %folder.display(), "could not remove a stream's folder");
+        if let Err(error) = end_record(disk, folder) {
+            tracing::debug!(%error, folder = %folder.display(), "could not mark a stream as over");
+        }
     }
 }
 
@@ -1114,18 +1118,44 @@ mod tests {
     use super::*;
     use crate::disk::RealDisk;
 
+    fn meta(info: &str) -> Meta {
+        Meta {
+            version: META_VERSION,
+            journal_id: new_journal_id(),
+            file: "/fifo".into(),
+            info: RawValue::from_string(info.into()).unwrap(),
+        }
+    }
+
+    /// A disk that lets nothing go.
+    #[derive(Debug)]
+    struct Clinging;
+
+    impl Disk for Clinging {
+        fn unlink(&self, _: &Path) -> Result<(), Errno> {
+            Err(Errno::IO)
+        }
+    }
+
+    #[test]
+    fn what_the_disk_does_not_let_go_is_over() {
+        let state_dir = tempfile::tempdir().unwrap();
+        let folder = state_dir.path().join(new_journal_id());
+        record(&RealDisk, &folder, &meta("{}")).unwrap();
+        remove_folder(&Clinging, &folder);
+        assert!(!folder.join(META_FILE_NAME).exists());
+        assert!(folder.join(ENDED_FILE_NAME).exists());
+        remove_folder(&RealDisk, &folder);
+        assert_eq!(std::fs::read_dir(state_dir.path()).unwrap().count(), 0);
+    }
+
     #[test]
     fn a_record_is_found_again_and_removed_whole() {
         let state_dir = tempfile::tempdir().unwrap();
         let folder = state_dir.path().join(new_journal_id());
         assert!(is_journal_id(folder.file_name().unwrap().to_str().unwrap()));
         let info = r#"{"ContainerID":"c","Unknown":[1]}"#;
-        let meta = Meta {
-            version: META_VERSION,
-            journal_id: new_journal_id(),
-            file: "/fifo".into(),
-            info: RawValue::from_string(info.into()).unwrap(),
-        };
+        let meta = meta(info);
         record(&RealDisk, &folder, &meta).unwrap();
         let bytes = std::fs::read(folder.join(META_FILE_NAME)).unwrap();
         let found: Meta = serde_json::from_slice(&bytes).unwrap();

@@ -105,7 +105,7 @@ async fn a_health_check_tells_whether_the_shipper_takes_entries() {
     assert_eq!(output.stdout, b"ready\n");
     shipper.kill().unwrap();
     let output = check();
-    let said = String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert!(
         said.contains("ask the running shipper at http://"),

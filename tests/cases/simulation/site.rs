@@ -145,7 +145,7 @@ impl Site {
         let entries = std::fs::read_dir(self.dir.join("state")).unwrap();
         let paths = entries.map(|entry| entry.unwrap().path());
         // What is over may stay for a while, for whoever looks into it.
-        let is_over = |path: &Path| path.join("ended.json").exists();
+        let is_over = |path: &Path| path.join("ended.json").exists() || is_empty(path);
         // A loss of power that keeps changes out of order may leave some of what was being removed.
         let is_damaged = |path: &Path| path.extension().is_some_and(|name| name == "damaged");
         let open = paths.filter(|path| path.is_dir() && !is_over(path) && !is_damaged(path));
@@ -524,4 +524,9 @@ where
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns whether a folder holds nothing: all that a disk may keep of one that was removed.
+fn is_empty(folder: &Path) -> bool {
+    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }
