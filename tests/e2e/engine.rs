@@ -387,14 +387,17 @@ fn serving_processes(folder: &Path) -> Vec<Pid> {
     all_processes().into_iter().filter(is_given).collect()
 }
 
-/// Returns processes in mount namespaces of their own that have mounts from the folder.
+/// Returns processes in mount namespaces of their own whose root is from the folder. Others may merely
+/// see what is mounted below it: what runs in a network namespace has a copy of this one's mounts.
 fn isolated_processes(folder: &Path) -> Vec<Pid> {
     let own = fs::read_link("/proc/self/ns/mnt").ok();
     let folder = folder.display().to_string();
+    let is_root_of_it =
+        |mount: &str| mount.split(' ').nth(4) == Some("/") && mount.contains(&folder);
     let is_isolated = |pid: &Pid| {
         let namespace = fs::read_link(proc(*pid).join("ns/mnt")).ok();
         let mounts = fs::read_to_string(proc(*pid).join("mountinfo")).unwrap_or_default();
-        namespace.is_some() && namespace != own && mounts.contains(&folder)
+        namespace.is_some() && namespace != own && mounts.lines().any(is_root_of_it)
     };
     all_processes().into_iter().filter(is_isolated).collect()
 }

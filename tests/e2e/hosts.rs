@@ -8,9 +8,10 @@ use crate::certificates::Certificates;
 use crate::net::{Net, in_net};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
-use world::fleet::{Cloud, Writing, shipper, wait};
+use world::fleet::{Cloud, DEADLINE, Writing, shipper, wait};
 use world::nodes::{Driver, Shipper, Site};
 use world::oracle::Report;
+use world::processes::wait_until;
 use world::turn::turn;
 
 /// The name of all shippers, as README has it.
@@ -128,13 +129,13 @@ fn a_host_whose_cable_is_pulled_is_alone_and_catches_up() {
         let cut = Instant::now();
         let is_noticed =
             async || drivers[0].log().contains("lost a shipper") && host_count(&shipper).await == 2;
-        wait(
-            "both sides to notice",
-            &logs(&drivers, std::slice::from_ref(&shipper)),
-            is_noticed,
-        )
-        .await;
+        let waited = wait_until("both sides to notice", DEADLINE, is_noticed).await;
         let noticed = cut.elapsed();
+        if let Err(error) = waited {
+            let hosts = host_count(&shipper).await;
+            let logs = logs(&drivers, std::slice::from_ref(&shipper));
+            panic!("{error}: the shipper has {hosts} hosts\n{logs}");
+        }
         sleep(CUT.saturating_sub(noticed)).await;
         let mended = Instant::now();
         net.set_link(1, true);
