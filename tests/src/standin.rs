@@ -37,7 +37,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use store::{Store, Upload};
@@ -216,6 +215,9 @@ impl<T> Shared<T> {
     }
 }
 
+/// A time that does not come.
+const NEVER: Duration = Duration::from_secs(86_400 * 365);
+
 /// Time before accepting again when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -247,15 +249,10 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, state: Arc<State>
     let io = TokioIo::new(DripStream::new(stream, link.clone()));
     let service = hyper::service::service_fn(|request| {
         let (state, link) = (state.clone(), link.clone());
-        async move {
-            link.in_flight.fetch_add(1, Ordering::Relaxed);
-            let answer = http_api::answer(&state, &link, peer.ip(), request).await;
-            link.in_flight.fetch_sub(1, Ordering::Relaxed);
-            answer
-        }
+        async move { http_api::answer(&state, &link, peer.ip(), request).await }
     });
     let mut connection = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
-    let mut timer = pin!(tokio::time::sleep(Duration::MAX));
+    let mut timer = pin!(tokio::time::sleep(NEVER));
     loop {
         tokio::select! {
             // The client sees what it sees; an error here is its business or a fault's.
@@ -266,10 +263,9 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, state: Arc<State>
                 Fate::CloseAfter(idle) => timer.as_mut().reset(tokio::time::Instant::now() + idle),
             },
             () = &mut timer => {
-                if link.in_flight.load(Ordering::Relaxed) == 0 {
-                    return;
-                }
-                timer.as_mut().reset(tokio::time::Instant::now() + ACCEPT_PAUSE);
+                // An answer that is under way, however slowly, is no idle time: it goes out first.
+                Pin::new(&mut connection).graceful_shutdown();
+                timer.as_mut().reset(tokio::time::Instant::now() + NEVER);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -17,7 +17,7 @@ pub(super) enum Fate {
     Serve,
     /// It is reset at once.
     Reset,
-    /// It is closed after this time, if it is idle then.
+    /// It is closed after this time, as soon as it is idle then.
     CloseAfter(Duration),
 }
 
@@ -25,7 +25,6 @@ pub(super) enum Fate {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) fate: watch::Sender<Fate>,
-    pub(super) in_flight: AtomicUsize,
     /// Milliseconds per byte of an answer; 0 for full speed.
     pub(super) drip_ms: AtomicU64,
 }
@@ -34,7 +33,6 @@ impl Link {
     pub(super) fn new() -> Self {
         Self {
             fate: watch::Sender::new(Fate::Serve),
-            in_flight: AtomicUsize::new(0),
             drip_ms: AtomicU64::new(0),
         }
     }
