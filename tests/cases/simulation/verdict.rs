@@ -122,6 +122,15 @@ fn judge_contexts(evidence: &Evidence<'_>, found: &mut Found) {
     }
 }
 
+/// Returns what tells whether a line of a script has arrived, by its number.
+fn arrivals<'r>(report: &'r Report, script: &str) -> impl Fn(u64) -> bool + use<'r> {
+    let counts = report.counts.get(script).map_or(&[][..], Vec::as_slice);
+    move |number| {
+        let index = usize::try_from(number).unwrap_or(usize::MAX);
+        counts.get(index).is_some_and(|count| *count > 0)
+    }
+}
+
 /// Judges over a container that lost its power: what was on stable storage has arrived, and the
 /// ledger adds up, over fewer entries than were written.
 fn judge_loss(
@@ -133,11 +142,7 @@ fn judge_loss(
 ) {
     let script = &container.script;
     let name = &script.name;
-    let counts = report.counts.get(name).map_or(&[][..], Vec::as_slice);
-    let has_come = |number: u64| {
-        let index = usize::try_from(number).unwrap_or(usize::MAX);
-        counts.get(index).is_some_and(|count| *count > 0)
-    };
+    let has_come = arrivals(report, name);
     let dead = dead_lines(script, &evidence.letters);
     let is_somewhere = |number| has_come(number) || dead.contains(&number);
     let is_lost = |number: &u64| !container.filters(*number) && !is_somewhere(*number);
@@ -188,11 +193,7 @@ fn judge_container(
 ) {
     let script = &container.script;
     let name = &script.name;
-    let counts = report.counts.get(name).map_or(&[][..], Vec::as_slice);
-    let has_come = |number: u64| {
-        let index = usize::try_from(number).unwrap_or(usize::MAX);
-        counts.get(index).is_some_and(|count| *count > 0)
-    };
+    let has_come = arrivals(report, name);
     let dead = dead_lines(script, &evidence.letters);
     let filtered_came = entries(script, |number| {
         container.filters(number) && has_come(number)
