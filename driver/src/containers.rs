@@ -28,7 +28,7 @@ use crate::damaged;
 use crate::descriptors;
 use crate::disk::Disk;
 use crate::fifo::{self, Fifo, FifoError, PumpHandle, Signals};
-use crate::final_reports::FinalReports;
+use crate::final_reports::{FinalReports, Over, Rest};
 use crate::forward::Checker;
 use crate::journal::medium::{Folder, STATE_DAMAGED_FILE_NAME, STATE_FILE_NAME, segment_start};
 use crate::journal::{self, Appender, Bounds, Budget, Journal, Recovered, Totals, read_state};
@@ -467,8 +467,8 @@ impl Table {
         lock(&self.held).clear();
         self.adopt_all(&over, &mut found);
         self.kept.adopt(found.kept);
-        for (owner, keep_file) in found.over {
-            self.leave(&owner, keep_file);
+        for (report, rest) in found.over {
+            self.note_over(report, Some(rest));
         }
     }
 
@@ -519,17 +519,16 @@ impl Table {
                 streams.by_file.remove(&*file);
             }
             streams.remember(stream.container_id());
-            match stream.is_adopted {
-                true => streams.final_reports.push_found(report),
-                false => streams.final_reports.push(report),
-            }
         }
+        let report = Some(report).filter(|report| stream.is_adopted || report.received_entries > 0);
         // Under the lock, so that it is not put on record behind its own back.
         let mut unrecorded = lock(&stream.unrecorded);
         *unrecorded = None;
-        if let Some(folder) = &stream.folder {
-            self.leave(&owner(folder, stream.container_id()), stream.keep_file);
-        }
+        let rest = stream.folder.as_deref().map(|folder| Rest {
+            owner: owner(folder, stream.container_id()),
+            keep_file: stream.keep_file,
+        });
+        self.note_over(report, rest);
         tracing::debug!(
             container = stream.container_id(),
             stream = stream.number(),
@@ -537,13 +536,50 @@ impl Table {
         );
     }
 
-    /// Leaves the folder of a stream that is over to whoever looks into it, or removes it.
-    fn leave(&self, owner: &Owner, keep_file: bool) {
-        if keep_file && self.kept.is_enabled() {
-            self.kept.keep_rest(owner);
-        } else {
-            remove_folder(&*self.disk, &owner.folder);
+    /// Notes that a stream is over. Its segments are kept or go; the rest of its folder, which has
+    /// the counters, stands until a shipper has noted those. With nothing to tell it goes at once.
+    /// Blocks.
+    fn note_over(&self, report: Option<StreamReport>, rest: Option<Rest>) {
+        if let Some(rest) = &rest {
+            if self.keeps(rest) {
+                self.kept.keep_rest(&rest.owner);
+            } else if report.is_some() {
+                remove_segments(&*self.disk, &rest.owner.folder);
+            }
+            // The next process is to tell of it, and nothing else. Most of those that an earlier
+            // process left say so already.
+            if report.is_some() {
+                end_record(&*self.disk, &rest.owner.folder).ok();
+            }
         }
+        let released = match report {
+            Some(report) => lock(&self.streams)
+                .final_reports
+                .push(Over { report, rest }),
+            None => rest,
+        };
+        self.release(released);
+    }
+
+    /// Learns that a shipper has noted the last counters of all streams below a number. Blocks.
+    pub(crate) fn told(&self, finals_next: u64) {
+        let told = lock(&self.streams).final_reports.told(finals_next);
+        self.release(told);
+    }
+
+    /// Leaves folders of streams that are over to whoever looks into them, or removes them.
+    fn release(&self, rests: impl IntoIterator<Item = Rest>) {
+        for rest in rests {
+            if self.keeps(&rest) {
+                self.kept.release(&rest.owner.folder);
+            } else {
+                remove_folder(&*self.disk, &rest.owner.folder);
+            }
+        }
+    }
+
+    fn keeps(&self, rest: &Rest) -> bool {
+        rest.keep_file && self.kept.is_enabled()
     }
 
     /// Returns the counters of all streams, and the last ones of those that are over, from a number
@@ -761,10 +797,7 @@ impl Table {
         let Adopted::Over(report) = adopted else {
             return Ok(true);
         };
-        if let Some(report) = report {
-            lock(&self.streams).final_reports.push_found(report);
-        }
-        found.over.push((owner, keep_file));
+        found.over.push((report, Rest { owner, keep_file }));
         Ok(false)
     }
 
@@ -912,8 +945,8 @@ enum Adopted {
 #[derive(Default)]
 struct Found {
     kept: Vec<kept::Found>,
-    /// Whether each asks for its segments to be kept.
-    over: Vec<(Owner, bool)>,
+    /// What there is to tell of each, and what it has left.
+    over: Vec<(Option<StreamReport>, Rest)>,
 }
 
 impl Streams {
@@ -992,13 +1025,7 @@ fn make_record(disk: &dyn Disk, folder: &Path, meta: &Meta) -> std::io::Result<(
 /// when the next process starts.
 pub(crate) fn remove_folder(disk: &dyn Disk, folder: &Path) {
     let removed = (|| {
-        for entry in std::fs::read_dir(folder)? {
-            let name = entry?.file_name();
-            let is_segment = |name: &str| segment_start(name).or(kept_start(name)).is_some();
-            if name.to_str().is_some_and(is_segment) {
-                disk.unlink(&folder.join(name))?;
-            }
-        }
+        unlink_segments(disk, folder)?;
         for name in [
             STATE_FILE_NAME,
             STATE_DAMAGED_FILE_NAME,
@@ -1021,6 +1048,25 @@ pub(crate) fn remove_folder(disk: &dyn Disk, folder: &Path) {
             tracing::debug!(%error, folder = %folder.display(), "could not mark a stream as over");
         }
     }
+}
+
+/// Removes the segments of a stream of which only the counters are of use. What the disk does not
+/// let go is removed with the folder.
+fn remove_segments(disk: &dyn Disk, folder: &Path) {
+    if let Err(error) = unlink_segments(disk, folder) {
+        tracing::debug!(%error, folder = %folder.display(), "could not remove segments");
+    }
+}
+
+fn unlink_segments(disk: &dyn Disk, folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let is_segment = |name: &str| segment_start(name).or(kept_start(name)).is_some();
+        if name.to_str().is_some_and(is_segment) {
+            disk.unlink(&folder.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the state folder and locks it. A disk that takes nothing (read-only, full, failing) is no

@@ -1,57 +1,115 @@
-//! The last counters of streams that are over. A shipper that was not told of them yet, because it
-//! is new or the last one ended before it read them, is told of all that are remembered.
+//! The last counters of streams that are over, until a shipper has noted them.
+//!
+//! What the ledger says of a stream must outlive the processes, like the stream's entries. So the
+//! folder of a stream that is over stands, with its state, until a shipper has said that it noted
+//! the counters: a driver that is killed before that leaves it to the next one. After that, a
+//! shipper that is new is told of all that are remembered.
 
+use crate::kept::Owner;
+use crate::logging::Throttle;
 use proto::relay::StreamReport;
 use std::collections::VecDeque;
 
 /// Streams that are remembered; then the oldest go.
 const REMEMBERED_MAX: usize = 1024;
 
+static FORGOTTEN: Throttle = Throttle::new();
+
+/// A stream that is over.
+#[derive(Debug, Default)]
+pub(crate) struct Over {
+    /// Its last counters.
+    pub(crate) report: StreamReport,
+    /// What it leaves on disk, if anything.
+    pub(crate) rest: Option<Rest>,
+}
+
+/// The folder of a stream that is over.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    /// Whose, and where.
+    pub(crate) owner: Owner,
+    /// Whether its segments are kept for inspection.
+    pub(crate) keep_file: bool,
+}
+
 /// The last counters of streams that are over, numbered in the order in which they ended.
 #[derive(Debug, Default)]
 pub(crate) struct FinalReports {
     /// Oldest first.
-    reports: VecDeque<StreamReport>,
+    over: VecDeque<Over>,
     /// Number of the next one.
     next: u64,
+    /// Number of the first one that no shipper has noted yet.
+    untold: u64,
 }
 
 impl FinalReports {
-    /// Remembers the last counters of a stream; without entries there is nothing to tell.
-    pub(crate) fn push(&mut self, report: StreamReport) {
-        if report.received_entries > 0 {
-            self.push_found(report);
+    /// Remembers a stream. Returns the folder of one that is forgotten for it, if there is one
+    /// that no shipper has noted.
+    pub(crate) fn push(&mut self, over: Over) -> Option<Rest> {
+        let forgotten = match self.over.len() {
+            REMEMBERED_MAX => self.over.pop_front(),
+            _ => None,
+        };
+        if forgotten.is_some()
+            && self.untold < self.next - self.over.len() as u64
+            && let Some(suppressed_count) = FORGOTTEN.pass()
+        {
+            tracing::warn!(
+                suppressed_count,
+                "no shipper takes reports, and more than {REMEMBERED_MAX} streams are over: the \
+                 ledger will lack the oldest of them; their entries are delivered"
+            );
         }
-    }
-
-    /// Remembers the last counters of a stream of an earlier process, which may have told of entries
-    /// that a loss of power took since.
-    pub(crate) fn push_found(&mut self, report: StreamReport) {
-        if self.reports.len() == REMEMBERED_MAX {
-            self.reports.pop_front();
-        }
-        self.reports.push_back(report);
+        self.over.push_back(over);
         self.next += 1;
+        forgotten.and_then(|over| over.rest)
     }
 
     /// Returns those from a number on that are remembered, and the number that the next one will
     /// have.
     pub(crate) fn since(&self, number: u64) -> (Vec<StreamReport>, u64) {
-        let new_count = usize::try_from(self.next.saturating_sub(number)).unwrap_or(usize::MAX);
-        let skipped = self.reports.len().saturating_sub(new_count);
-        let reports = self.reports.iter().skip(skipped).cloned().collect();
-        (reports, self.next)
+        let known = self.over.iter().skip(self.index_of(number));
+        (known.map(|over| over.report.clone()).collect(), self.next)
+    }
+
+    /// Learns that a shipper has noted all below a number. Returns the folders that have stood for
+    /// that.
+    pub(crate) fn told(&mut self, number: u64) -> Vec<Rest> {
+        self.untold = self.untold.max(number.min(self.next));
+        let told_count = self.index_of(number);
+        let told = self.over.iter_mut().take(told_count);
+        told.filter_map(|over| over.rest.take()).collect()
+    }
+
+    /// Returns where the stream with a number stands, or would.
+    fn index_of(&self, number: u64) -> usize {
+        let first = self.next - self.over.len() as u64;
+        let index = usize::try_from(number.saturating_sub(first)).unwrap_or(usize::MAX);
+        index.min(self.over.len())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
-    fn report(received_entries: u64) -> StreamReport {
-        StreamReport {
-            received_entries,
-            ..StreamReport::default()
+    fn over(received_entries: u64) -> Over {
+        let owner = Owner {
+            folder: Path::new(&received_entries.to_string()).into(),
+            container_id: "c".into(),
+        };
+        Over {
+            report: StreamReport {
+                received_entries,
+                ..StreamReport::default()
+            },
+            rest: Some(Rest {
+                owner,
+                keep_file: false,
+            }),
         }
     }
 
@@ -62,29 +120,51 @@ mod tests {
             .collect()
     }
 
+    fn folders(rest: impl IntoIterator<Item = Rest>) -> Vec<String> {
+        let rest = rest.into_iter();
+        rest.map(|rest| rest.owner.folder.display().to_string())
+            .collect()
+    }
+
     #[test]
     fn who_asks_gets_what_is_new_to_him() {
         let mut finals = FinalReports::default();
         assert_eq!(finals.since(0).1, 0);
-        for entries in [0, 1, 2] {
-            finals.push(report(entries));
+        for entries in [1, 2] {
+            assert!(finals.push(over(entries)).is_none());
         }
         let (all, next) = finals.since(0);
         assert_eq!((received(&all), next), (vec![1, 2], 2));
-        finals.push(report(3));
+        finals.push(over(3));
         let (new, next) = finals.since(next);
         assert_eq!((received(&new), next), (vec![3], 3));
         assert_eq!(finals.since(next).0, []);
     }
 
     #[test]
-    fn the_oldest_are_forgotten() {
+    fn a_folder_stands_until_its_counters_are_noted() {
+        let mut finals = FinalReports::default();
+        for entries in [1, 2, 3] {
+            finals.push(over(entries));
+        }
+        assert_eq!(folders(finals.told(0)), Vec::<String>::new());
+        assert_eq!(folders(finals.told(2)), ["1", "2"]);
+        assert_eq!(folders(finals.told(2)), Vec::<String>::new());
+        // A shipper that is new is told of all.
+        assert_eq!(received(&finals.since(0).0), [1, 2, 3]);
+        assert_eq!(folders(finals.told(9)), ["3"]);
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten_with_their_folders() {
         let mut finals = FinalReports::default();
         let count = REMEMBERED_MAX as u64 + 2;
-        (1..=count).for_each(|entries| finals.push(report(entries)));
+        let forgotten: Vec<_> = (1..=count).filter_map(|n| finals.push(over(n))).collect();
+        assert_eq!(folders(forgotten), ["1", "2"]);
         let (all, next) = finals.since(1);
         assert_eq!((all.len(), next), (REMEMBERED_MAX, count));
         assert_eq!(received(&all)[0], 3);
         assert_eq!(received(&finals.since(count - 1).0), [count]);
+        assert_eq!(folders(finals.told(3)), ["3"]);
     }
 }

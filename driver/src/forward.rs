@@ -467,7 +467,7 @@ impl Forwarder {
             call: Call::Begun(Box::pin(async move {
                 shipping.ship(ReceiverStream::new(outbound)).await
             })),
-            reports: Reports::begin(client.clone()),
+            reports: Reports::new(client.clone()),
             responses: Vec::new(),
             outbox: None,
             gather_at: Some(Instant::now()),
@@ -475,6 +475,7 @@ impl Forwarder {
             wake_at: None,
             report_at: Instant::now(),
             finals_from: 0,
+            told: None,
             finish_by: None,
             was_useful: false,
         };
@@ -584,49 +585,82 @@ impl Pass {
     }
 }
 
-/// The `Report` call. It is begun again when it has ended: a connection that breaks ends it, while a
-/// `Ship` call that has not begun goes to the next connection and lives on.
+/// The `Report` calls: one per report, since the answer to a call says that what it told is noted.
+/// The last one stays open until the next report, so that there is always one which a connection
+/// that breaks ends: a `Ship` call that has not begun goes to the next connection, perhaps to
+/// another shipper, and lives on.
 struct Reports {
     client: Client,
-    /// `None` when it has ended.
-    call: Option<Reporting>,
-    sender: mpsc::Sender<HostReport>,
+    /// With what keeps it open.
+    open: Option<(Reporting, mpsc::Sender<HostReport>)>,
+    /// The one before, until it is answered.
+    closed: Option<Reporting>,
 }
 
-type Reporting = Pin<Box<dyn Future<Output = Result<Response<ReportAck>, Status>> + Send>>;
+/// One `Report` call.
+struct Reporting {
+    answer: Pin<Box<dyn Future<Output = Result<Response<ReportAck>, Status>> + Send>>,
+    /// Number behind the last stream that is over of which it tells.
+    finals_next: u64,
+}
 
 impl Reports {
-    fn begin(client: Client) -> Self {
-        let (sender, reports) = mpsc::channel(1);
-        let mut calling = client.clone();
-        let call: Reporting =
-            Box::pin(async move { calling.report(ReceiverStream::new(reports)).await });
+    fn new(client: Client) -> Self {
         Self {
             client,
-            call: Some(call),
-            sender,
+            open: None,
+            closed: None,
         }
     }
 
-    /// Sends a report, unless the last one still waits; returns whether it did.
-    fn send(&mut self, report: HostReport) -> bool {
-        if self.call.is_none() {
-            *self = Self::begin(self.client.clone());
+    /// Sends a report, unless the last but one still waits for its answer; returns whether it did.
+    fn send(&mut self, report: HostReport, finals_next: u64) -> bool {
+        if self.closed.is_some() {
+            return false;
         }
-        self.sender.try_send(report).is_ok()
+        let (sender, reports) = mpsc::channel(1);
+        // The channel is empty: there is room.
+        sender.try_send(report).ok();
+        let mut client = self.client.clone();
+        let answer = Box::pin(async move { client.report(ReceiverStream::new(reports)).await });
+        let reporting = Reporting {
+            answer,
+            finals_next,
+        };
+        let last = self.open.replace((reporting, sender));
+        self.closed = last.map(|(reporting, _)| reporting);
+        true
     }
 
-    /// Waits until the call has ended; for ever if it has.
+    /// Waits until a call ends, for ever if there is none. Returns up to which number the shipper
+    /// has noted the streams that are over.
     ///
     /// # Cancel safety
     /// Cancel safe.
-    async fn ended(&mut self) -> Result<(), Status> {
-        let Some(call) = &mut self.call else {
-            return std::future::pending().await;
+    async fn ended(&mut self) -> Result<u64, Status> {
+        let Self { open, closed, .. } = self;
+        let open_ends = async {
+            match open {
+                Some((reporting, _)) => (&mut reporting.answer).await,
+                None => std::future::pending().await,
+            }
         };
-        let answer = call.await;
-        self.call = None;
-        answer.map(|_| ())
+        let closed_ends = async {
+            match closed {
+                Some(reporting) => (&mut reporting.answer).await.map(|_| reporting.finals_next),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            told = closed_ends => {
+                self.closed = None;
+                told
+            }
+            ended = open_ends => {
+                self.open = None;
+                Err(ended.err().unwrap_or_else(|| Status::cancelled("the shipper ended the call")))
+            }
+        }
     }
 }
 
@@ -645,6 +679,8 @@ struct Session {
     report_at: Instant,
     /// Number of the first stream that is over and of which this shipper was not told.
     finals_from: u64,
+    /// The shipper has noted those below this number, and the table does not know it yet.
+    told: Option<u64>,
     /// Set when the driver stops: nothing more is sent, and acknowledgements are awaited.
     finish_by: Option<Instant>,
     was_useful: bool,
@@ -693,10 +729,13 @@ impl Session {
                     self.gather_at = Some(earliest);
                 }
                 () = sleep_until(timer.unwrap_or(now)), if timer.is_some() => {}
-                ended = self.reports.ended() => {
-                    tracing::debug!(?ended, "the shipper takes no reports for now");
-                    self.finals_from = 0;
-                }
+                ended = self.reports.ended() => match ended {
+                    Ok(finals_next) => self.told = Some(finals_next),
+                    Err(status) => {
+                        tracing::debug!(%status, "the shipper takes no reports for now");
+                        self.finals_from = 0;
+                    }
+                },
                 _ = forwarder.shutdown.wait_for(|&is_stopping| is_stopping), if !is_stopping => {
                     self.finish_by = Some(now + FINISH_WAIT_MAX);
                 }
@@ -718,7 +757,7 @@ impl Session {
         let Pass::Idle(idle) = &mut self.pass else {
             return None;
         };
-        if !gathers && !reports && self.responses.is_empty() {
+        if !gathers && !reports && self.responses.is_empty() && self.told.is_none() {
             let is_settled = idle
                 .as_ref()
                 .is_none_or(|gatherer| !gatherer.has_in_flight());
@@ -737,8 +776,12 @@ impl Session {
         }
         let mut responses = std::mem::take(&mut self.responses);
         let finals_from = self.finals_from;
+        let told = self.told.take();
         self.pass = Pass::start(gatherer, move |gatherer| {
             let mut round = gatherer.apply(&mut responses, now);
+            if let Some(finals_next) = told {
+                gatherer.told(finals_next);
+            }
             if gathers && round.fault.is_none() {
                 gatherer.gather(now, &mut round);
             }
@@ -777,7 +820,7 @@ impl Session {
         }
         self.wake_at = round.wake_at;
         if let Some((report, finals_next)) = round.report
-            && self.reports.send(report)
+            && self.reports.send(report, finals_next)
         {
             self.finals_from = finals_next;
         }

@@ -218,6 +218,12 @@ impl Gatherer {
         (report, finals_next)
     }
 
+    /// Learns that the shipper has noted the last counters of all streams that are over, below a
+    /// number. Blocks on the disk.
+    pub(crate) fn told(&self, finals_next: u64) {
+        self.table.told(finals_next);
+    }
+
     /// Fills a request. Blocks on the disk.
     pub(crate) fn gather(&mut self, now: Instant, round: &mut Round) {
         self.enqueue_ready(now);

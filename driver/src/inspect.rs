@@ -138,7 +138,7 @@ fn journals(state_dir: &Path) -> Result<Vec<Journal>, InspectError> {
     Ok(journals)
 }
 
-/// Reads a folder; `None` if it is not a stream's, or no longer.
+/// Reads a folder; `None` if it is not a stream's, or nothing but counters is left of it.
 fn journal(folder: &Path) -> Result<Option<Journal>, InspectError> {
     let live = std::fs::read(folder.join(META_FILE_NAME));
     let is_over = live.is_err();
@@ -162,6 +162,9 @@ fn journal(folder: &Path) -> Result<Option<Journal>, InspectError> {
                 path: entry.path(),
             });
         }
+    }
+    if is_over && files.is_empty() {
+        return Ok(None);
     }
     files.sort_by_key(|file| file.start);
     let saved =

@@ -104,8 +104,7 @@ impl Kept {
         Ok(())
     }
 
-    /// Keeps the segments that a stream leaves behind when it is over, and from then on its folder
-    /// until they are pushed out. Without any, the folder goes at once.
+    /// Keeps the segments that a stream leaves behind when it is over.
     pub(crate) fn keep_rest(&self, owner: &Owner) {
         for (start, bytes) in files(&owner.folder, segment_start) {
             if bytes == 0 {
@@ -115,19 +114,23 @@ impl Kept {
                 tracing::warn!(%error, folder = %owner.folder.display(), "could not keep a segment");
             }
         }
+    }
+
+    /// Lets the folder of a stream that is over go with its last kept segment, at once if it has none.
+    pub(crate) fn release(&self, folder: &Arc<Path>) {
         let is_kept = {
             let mut inner = lock(&self.inner);
-            let is_kept = inner.holds(&owner.folder);
+            let is_kept = inner.holds(folder);
             if is_kept {
-                inner.over.insert(Arc::clone(&owner.folder));
+                inner.over.insert(Arc::clone(folder));
             }
             is_kept
         };
         if !is_kept {
-            remove_folder(&*self.disk, &owner.folder);
-        } else if let Err(error) = end_record(&*self.disk, &owner.folder) {
+            remove_folder(&*self.disk, folder);
+        } else if let Err(error) = end_record(&*self.disk, folder) {
             // It says so already, or its last segment was pushed out meanwhile.
-            tracing::debug!(%error, folder = %owner.folder.display(), "could not mark a stream as over");
+            tracing::debug!(%error, folder = %folder.display(), "could not mark a stream as over");
         }
     }
 
@@ -404,14 +407,28 @@ mod tests {
         world.segment(&over, 5, 64);
         world.segment(&over, 70, 0);
         world.kept.keep_rest(&over);
+        world.kept.release(&over.folder);
         assert_eq!(world.found(), ["a/5", "b"]);
         world.keep(&live, 0, 128);
         assert_eq!(world.found(), ["b/0"]);
         let nothing = world.owner("c", "c");
         world.kept.keep_rest(&nothing);
+        world.kept.release(&nothing.folder);
         assert_eq!(world.found(), ["b/0"]);
         world.kept.clear();
         assert_eq!(world.found(), ["b"]);
+    }
+
+    #[test]
+    fn a_folder_that_is_not_released_stands_although_its_segments_are_pushed_out() {
+        let world = World::new(128, 128);
+        let over = world.owner("a", "a");
+        world.segment(&over, 5, 64);
+        world.kept.keep_rest(&over);
+        world.keep(&world.owner("b", "b"), 0, 128);
+        assert_eq!(world.found(), ["a", "b/0"]);
+        world.kept.release(&over.folder);
+        assert_eq!(world.found(), ["b/0"]);
     }
 
     #[test]
@@ -430,7 +447,7 @@ mod tests {
         // The order of the folder's listing does not matter.
         let found = [find(&new), find(&old)].into_iter().flatten();
         world.kept.adopt(found.collect());
-        world.kept.keep_rest(&old);
+        world.kept.release(&old.folder);
         assert_eq!(world.found(), ["a-new/0", "b-old/0"]);
         world.keep(&world.owner("c", "c"), 0, 64);
         assert_eq!(world.found(), ["a-new/0", "c/0"]);

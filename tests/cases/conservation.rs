@@ -4,6 +4,7 @@ use crate::world::{World, Writers};
 use std::collections::BTreeMap;
 use world::processes::{HOST_NAME, UploadSettings};
 use world::script::Script;
+use world::standin::store::parse_flow;
 
 const LINES: u64 = 1_000_000;
 const LINE_BYTES: usize = 200;
@@ -57,8 +58,10 @@ fn seen(time_ms: i64, stream: &str, fields: &[(&str, &str)]) -> Seen {
     }
 }
 
+/// Returns the records of the one container there is, in their order of context: uploads of a lane
+/// are under way side by side, and may arrive in any order.
 fn records_of(world: &World) -> Vec<Seen> {
-    let mut records = Vec::new();
+    let mut placed = Vec::new();
     for upload in world.uploads() {
         upload.visit(|record| {
             let mut fields = BTreeMap::new();
@@ -66,13 +69,15 @@ fn records_of(world: &World) -> Vec<Seen> {
                 let earlier = fields.insert(key.to_owned(), value.to_owned());
                 assert_eq!(earlier, None, "field {key} stands twice");
             }
-            records.push(Seen {
-                time_ms: record.log.time,
-                fields,
-            });
+            let flow = record.group.context_flow.expect("a record has a context");
+            let (_, place) = parse_flow(flow).expect("a context is readable");
+            let time_ms = record.log.time;
+            placed.push((place, Seen { time_ms, fields }));
         });
     }
-    records
+    // Stable: the records of a group are in order.
+    placed.sort_by_key(|(place, _)| *place);
+    placed.into_iter().map(|(_, record)| record).collect()
 }
 
 /// An output, a line, and the fields that its record must have.

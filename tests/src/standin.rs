@@ -136,9 +136,15 @@ impl Standin {
         self.state.store.lock().uploads(Some(topic_id), 0)
     }
 
-    /// Returns what was wrong with `contextFlow`.
+    /// Returns what was wrong with `contextFlow`: conflicts, and gaps.
     pub fn violations(&self) -> Vec<String> {
         self.state.store.lock().violations()
+    }
+
+    /// Returns which ids of a context came again with other bytes. A gap between ids is no fault of a
+    /// shipper that was killed: groups were under way side by side, and a later one had arrived.
+    pub fn conflicts(&self) -> Vec<String> {
+        self.state.store.lock().conflicts()
     }
 
     /// Returns the counts.

@@ -706,6 +706,44 @@ async fn every_shipper_is_told_of_streams_that_are_over() {
     driver.stop().await;
 }
 
+/// A driver that is killed before a shipper has noted the last counters of a stream leaves them to
+/// the next one, although nothing of the stream's entries is kept.
+#[tokio::test]
+async fn a_driver_that_is_killed_leaves_what_is_not_told_to_the_next_one() {
+    let host = Host::new();
+    let behaviour = Behaviour {
+        failing_reports: u32::MAX,
+        ..Behaviour::default()
+    };
+    let shipper = FakeShipper::start(&host.shipper(), behaviour);
+    let driver = host.run();
+    let mut container = Container::new(host.path(), "c1");
+    host.start(&container, r#"{"keep-file":"false"}"#).await;
+    container.write_lines(100).await;
+    container.close();
+    host.no_stream_is_left().await;
+    let (code, listed) = journal(&host, &["ls"]).await;
+    assert_eq!((code, listed.lines().count()), (0, 1), "{listed}");
+    driver.drop_abruptly().await;
+    drop(shipper);
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let driver = host.run();
+    let is_told = |state: &fake::State| {
+        let mut streams = state.reports.iter().flat_map(|report| &report.streams);
+        streams.any(|stream| (stream.received_entries, stream.delivered_entries) == (100, 100))
+    };
+    shipper.wait("the next driver tells", is_told).await;
+    let state_dir = host.path().join("state");
+    let is_gone = || {
+        let entries = std::fs::read_dir(&state_dir).unwrap();
+        !entries
+            .map(|entry| entry.unwrap().path())
+            .any(|path| path.is_dir())
+    };
+    eventually("it is told, and its folder gone", is_gone).await;
+    driver.stop().await;
+}
+
 #[tokio::test]
 async fn a_full_journal_drops_the_oldest_and_says_so_in_the_stream() {
     let host = Host::new()

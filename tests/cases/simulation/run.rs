@@ -88,6 +88,7 @@ pub(super) async fn run(schedule: Schedule, time: Time, dir: &Path, host: Ipv4Ad
         schedule: &site.schedule,
         uploads: site.standin.uploads(TOPIC_ID),
         violations: site.standin.violations(),
+        conflicts: site.standin.conflicts(),
         letters: site.dead_letters(),
         ledger,
         live,

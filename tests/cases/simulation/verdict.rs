@@ -27,6 +27,7 @@ pub(super) struct Evidence<'a> {
     pub(super) schedule: &'a Schedule,
     pub(super) uploads: Vec<Arc<Upload>>,
     pub(super) violations: Vec<String>,
+    pub(super) conflicts: Vec<String>,
     pub(super) letters: Vec<(String, i64)>,
     pub(super) ledger: Vec<Line>,
     /// Containers that were not stopped.
@@ -116,9 +117,12 @@ fn judge_records(report: &Report, schedule: &Schedule, found: &mut Found) {
 fn judge_contexts(evidence: &Evidence<'_>, found: &mut Found) {
     let may_give_up = evidence.schedule.containers.iter().any(|c| c.may_die);
     let may_skip = evidence.schedule.may_repeat || may_give_up;
-    for violation in &evidence.violations {
-        let is_gap = violation.contains("follow each other");
-        found.check(is_gap && may_skip, || violation.clone());
+    let faults = match may_skip {
+        true => &evidence.conflicts,
+        false => &evidence.violations,
+    };
+    for fault in faults {
+        found.check(false, || fault.clone());
     }
 }
 

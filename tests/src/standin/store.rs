@@ -94,7 +94,7 @@ pub(super) struct Store {
     uploads: Vec<Arc<Upload>>,
     record_count: u64,
     contexts: HashMap<(String, String), Context>,
-    violations: Vec<String>,
+    conflicts: Vec<String>,
     repeated_groups: u64,
 }
 
@@ -146,19 +146,29 @@ impl Store {
 
     /// Returns what was wrong with `contextFlow`, and the gaps there are now.
     pub(super) fn violations(&self) -> Vec<String> {
-        let mut violations = self.violations.clone();
+        [self.conflicts(), self.gaps()].concat()
+    }
+
+    /// Returns which ids came again with other bytes.
+    pub(super) fn conflicts(&self) -> Vec<String> {
+        self.conflicts.clone()
+    }
+
+    /// Returns which ids are missing now.
+    fn gaps(&self) -> Vec<String> {
+        let mut gaps = Vec::new();
         for ((topic_id, context_id), context) in &self.contexts {
             let ids = context.groups.keys();
             for (before, after) in ids.clone().zip(ids.skip(1)) {
                 if before + 1 != *after {
-                    violations.push(format!(
+                    gaps.push(format!(
                         "topic {topic_id} context {context_id}: ids {before:X} and {after:X} \
                          follow each other"
                     ));
                 }
             }
         }
-        violations
+        gaps
     }
 
     /// Forgets everything but the numbers: arrival numbers go on.
@@ -185,7 +195,7 @@ impl Store {
             return;
         };
         let Some((context_id, id)) = parse_flow(flow) else {
-            self.violations
+            self.conflicts
                 .push(format!("contextFlow {flow} is not HEX-HEX"));
             return;
         };
@@ -199,7 +209,7 @@ impl Store {
         match context.groups.insert(id, digest) {
             None => {}
             Some(earlier) if earlier == digest => self.repeated_groups += 1,
-            Some(_) => self.violations.push(format!(
+            Some(_) => self.conflicts.push(format!(
                 "topic {} context {context_id}: id {id:X} came again with other bytes",
                 accepted.topic_id
             )),
