@@ -45,6 +45,9 @@ const REQUEST_BYTES_MAX: usize = REQUEST_FRAMES_BYTES_MAX / 2;
 /// Bytes of opens in one request, so that it fits a message.
 const OPENS_BYTES_MAX: usize = proto::limits::OPEN_BYTES_MAX;
 
+/// Bytes that are read per report to count entries that wait: some 10 ms of CPU.
+const COUNT_BYTES_MAX: usize = 64 << 20;
+
 /// Delay before a stream that was refused is opened again: first, and at most.
 const REFUSED_BASE: Duration = Duration::from_secs(1);
 const REFUSED_CAP: Duration = Duration::from_secs(30);
@@ -208,7 +211,8 @@ impl Gatherer {
 
     /// Returns the host's counters, with those of streams that are over from a number on, and the
     /// number from which on they are new next time.
-    pub(crate) fn report(&self, finals_from: u64) -> (HostReport, u64) {
+    pub(crate) fn report(&mut self, finals_from: u64) -> (HostReport, u64) {
+        self.count_ahead();
         let (streams, finals_next) = self.table.reports(finals_from);
         let report = HostReport {
             host: self.table.host_name().to_owned(),
@@ -216,6 +220,24 @@ impl Gatherer {
             streams,
         };
         (report, finals_next)
+    }
+
+    /// Counts what waits in the journals, a part of it at a time if it is much.
+    fn count_ahead(&mut self) {
+        let mut streams = self.table.streams();
+        let mut buffer = self.buffers.take();
+        let mut left_bytes = COUNT_BYTES_MAX;
+        while left_bytes > 0 && !streams.is_empty() {
+            streams.retain(|stream| {
+                let bytes = match left_bytes {
+                    0 => 0,
+                    _ => stream.journal().count_ahead(&mut buffer),
+                };
+                left_bytes = left_bytes.saturating_sub(bytes);
+                bytes > 0
+            });
+        }
+        self.buffers.put(buffer);
     }
 
     /// Learns that the shipper has noted the last counters of all streams that are over, below a

@@ -27,7 +27,9 @@
 //! - **J5** The segments hold at most `bytes_max` bytes; at that the appender says `Full`.
 //! - **J6** What is dropped is unsent: whatever a shipper may still acknowledge is not counted
 //!   twice.
-//! - **J7** A frame is counted as received once, however often it is read.
+//! - **J7** A frame is counted as received once, however often it is read. What is not sent yet is
+//!   counted ahead now and then; until that has come to the tail, the newest entries are not among
+//!   those received.
 //!
 //! A hole is a range whose entries can't be shipped; it stays in the journal's order, is sent like
 //! a chunk, and is counted when it is acknowledged.
@@ -376,10 +378,31 @@ impl Journal {
             settled.dropped.add(hole.reason, hole.counted_entries());
         }
         Totals {
-            received: settled.total().saturating_add(reader.live_entries),
+            received: settled
+                .total()
+                .saturating_add(reader.live_entries)
+                .saturating_add(reader.ahead_entries),
             settled,
             buffered_bytes: self.unacked_bytes(),
         }
+    }
+
+    /// Counts entries that are not sent yet, so that the ledger knows what waits: the next whole ones
+    /// that fit `into`, which they are read into. Returns their bytes. What can't be read, or is no
+    /// entry, is dealt with when it is to be sent.
+    pub(crate) fn count_ahead(&self, into: &mut [u8]) -> usize {
+        let mut reader = lock(&self.reader);
+        let tail = self.tail.load(Ordering::Acquire);
+        let from = reader.first_uncounted();
+        let limit = reader.hole_start_behind(from).unwrap_or(tail);
+        let wanted = usize::try_from(limit.saturating_sub(from)).unwrap_or(usize::MAX);
+        let wanted = wanted.min(into.len());
+        let buffer = into.get_mut(..wanted).unwrap_or_default();
+        let read_bytes = self.read(from, buffer).unwrap_or(0);
+        let read = buffer.get(..read_bytes).unwrap_or_default();
+        let walk = walk(read, usize::MAX, from, from);
+        reader.count_ahead(&walk);
+        walk.bytes
     }
 
     /// Starts over from the acknowledged offset: what was in flight is unsent again.

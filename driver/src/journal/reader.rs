@@ -22,6 +22,11 @@ pub(super) struct Reader {
     pub(super) walked: u64,
     /// Entries in `[acked, walked)` outside holes.
     pub(super) live_entries: u64,
+    /// Where the counting of what is not sent yet has come to. Beyond `walked` it is for the ledger
+    /// alone: what lies there may still be dropped, or turn out to be damaged.
+    pub(super) counted: u64,
+    /// Entries in `[walked, counted)`.
+    pub(super) ahead_entries: u64,
     pub(super) settled: Counters,
     /// Where what was sent and is not acknowledged begins and ends, ascending: at most
     /// [`BOUNDARIES_MAX`].
@@ -59,10 +64,30 @@ impl Reader {
         let hole = self.holes.iter().find(|hole| hole.span.start == sent)?;
         let hole = hole.clone();
         self.sent = hole.span.end;
-        self.walked = self.walked.max(self.sent);
+        self.walk_to(self.sent, 0);
         self.note_boundary(hole.span.start);
         self.note_boundary(hole.span.end);
         Some(hole)
+    }
+
+    /// Moves `walked`, over entries that were never walked before.
+    fn walk_to(&mut self, offset: u64, new_entries: u64) {
+        self.walked = self.walked.max(offset);
+        self.ahead_entries = match self.counted > self.walked {
+            true => self.ahead_entries.saturating_sub(new_entries),
+            false => 0,
+        };
+    }
+
+    /// Returns where the first entry begins that is not counted.
+    pub(super) fn first_uncounted(&self) -> u64 {
+        self.behind_holes(self.counted.max(self.walked))
+    }
+
+    /// Notes entries that follow those which are counted.
+    pub(super) fn count_ahead(&mut self, walk: &Walk) {
+        self.counted = self.first_uncounted().saturating_add(walk.bytes as u64);
+        self.ahead_entries = self.ahead_entries.saturating_add(walk.new_entries);
     }
 
     fn note_boundary(&mut self, offset: u64) {
@@ -129,7 +154,7 @@ impl Reader {
     pub(super) fn send_frames(&mut self, walk: &Walk) -> Next {
         let first_offset = self.sent;
         self.sent = self.sent.saturating_add(walk.bytes as u64);
-        self.walked = self.walked.max(self.sent);
+        self.walk_to(self.sent, walk.new_entries);
         self.note_boundary(first_offset);
         self.note_boundary(self.sent);
         self.live_entries = self.live_entries.saturating_add(walk.new_entries);
@@ -161,7 +186,7 @@ impl Reader {
             return;
         }
         self.live_entries = self.live_entries.saturating_sub(scan.walked_entries);
-        self.walked = self.walked.max(scan.end);
+        self.walk_to(scan.end, scan.entries.saturating_sub(scan.walked_entries));
         let sent = self.sent;
         let before = self.holes.iter_mut().find(|hole| {
             let is_unsent = hole.span.start >= sent;
@@ -186,9 +211,13 @@ impl Reader {
 
     /// Returns where the holes that stand next end: the first byte that can still be dropped.
     pub(super) fn first_unsent(&self) -> u64 {
-        let mut offset = self.sent;
+        self.behind_holes(self.sent)
+    }
+
+    /// Returns the first offset from one on that is in no hole.
+    fn behind_holes(&self, mut offset: u64) -> u64 {
         for hole in &self.holes {
-            if hole.span.start == offset {
+            if hole.span.contains(&offset) {
                 offset = hole.span.end;
             }
         }

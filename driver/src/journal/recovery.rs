@@ -290,6 +290,8 @@ impl Plan {
             sent: self.acked,
             walked: self.acked,
             live_entries: 0,
+            counted: 0,
+            ahead_entries: 0,
             settled: saved.settled,
             boundaries: VecDeque::new(),
             holes: self.holes.into(),

@@ -110,6 +110,10 @@ impl World {
     }
 
     /// Sends and acknowledges all there is. Returns how many frames and which holes came.
+    fn count_ahead(&self, buffer_bytes: usize) -> usize {
+        self.journal.count_ahead(&mut vec![0; buffer_bytes])
+    }
+
     fn drain(&self) -> (u64, Vec<Hole>) {
         let (mut frames, mut holes) = (0, Vec::new());
         loop {
@@ -183,6 +187,30 @@ fn an_idle_journal_leaves_no_file() {
     world.journal.end();
     assert_eq!(world.next().0, Next::Finish { end_offset: 0 });
     assert_eq!(std::fs::read_dir(world.folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_waits_is_counted_before_it_is_sent() {
+    let mut world = World::new(JOURNAL_BYTES_MIN);
+    for _ in 0..100 {
+        world.write_frame(1_000);
+    }
+    assert_eq!(world.journal.totals().received, 0);
+    assert!(world.count_ahead(50_000) > 40_000);
+    let received = world.journal.totals().received;
+    assert!((40..50).contains(&received), "{received}");
+    while world.count_ahead(50_000) > 0 {}
+    assert_eq!(world.journal.totals().received, 100);
+    // Damage is counted when it is to be sent, and so are the frames behind it.
+    world.write(&[0xff; 100]);
+    for _ in 0..10 {
+        world.write_frame(1_000);
+    }
+    assert_eq!(world.count_ahead(50_000), 0);
+    assert_eq!(world.journal.totals().received, 100);
+    world.journal.end();
+    world.drain();
+    assert_eq!(world.journal.totals().received, 111);
 }
 
 #[test]
@@ -929,6 +957,7 @@ enum Step {
     AckOne,
     Rewind,
     Drop,
+    Count,
     Sync,
     Reopen,
 }
@@ -944,6 +973,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::AckOne),
         1 => Just(Step::Rewind),
         1 => Just(Step::Drop),
+        2 => Just(Step::Count),
         1 => Just(Step::Sync),
         2 => Just(Step::Reopen),
     ]
@@ -1012,6 +1042,9 @@ fn take(world: &mut World, step: &Step, in_flight: &mut InFlight) {
         Step::Drop => {
             world.journal.drop_oldest().unwrap();
         }
+        Step::Count => {
+            world.count_ahead(150_000);
+        }
         Step::Sync => world.journal.sync().unwrap(),
         Step::Reopen => {
             assert_eq!(world.reopen(), 0);
@@ -1033,7 +1066,11 @@ proptest! {
             prop_assert!(reader.acked <= reader.sent && reader.sent <= reader.walked && reader.walked <= tail, "J2");
             prop_assert!(world.journal.held_bytes() <= JOURNAL_BYTES_MIN, "J5");
             drop(reader);
+            prop_assert!(world.journal.totals().received <= world.frame_count, "J7");
         }
+        // Whatever was done with them: all are counted, wherever they are.
+        while world.count_ahead(1 << 20) > 0 {}
+        prop_assert_eq!(world.journal.totals().received, world.frame_count, "J7");
         while !in_flight.is_empty() {
             ack_front(&world, &mut in_flight);
         }

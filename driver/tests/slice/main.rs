@@ -621,6 +621,28 @@ async fn the_report_accounts_for_every_entry() {
     driver.stop().await;
 }
 
+/// The shipper takes nothing: what waits is in the ledger all the same.
+#[tokio::test]
+async fn entries_that_wait_are_reported_as_received() {
+    let host = Host::new();
+    let behaviour = Behaviour {
+        window_bytes: 1_000,
+        acks: false,
+        ..Behaviour::default()
+    };
+    let shipper = FakeShipper::start(&host.shipper(), behaviour);
+    let driver = host.run();
+    let mut container = Container::new(host.path(), "c1");
+    host.start(&container, "{}").await;
+    container.write_lines(5_000).await;
+    let is_reported = |state: &fake::State| {
+        let mut streams = state.reports.iter().flat_map(|report| &report.streams);
+        streams.any(|stream| (stream.received_entries, stream.delivered_entries) == (5_000, 0))
+    };
+    shipper.wait("a report", is_reported).await;
+    driver.stop().await;
+}
+
 /// A report call that fails alone, while the call that ships goes on, is begun again: otherwise the
 /// ledger would show nothing of this host for as long as that call lives.
 #[tokio::test]
