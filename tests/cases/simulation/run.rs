@@ -289,6 +289,12 @@ fn in_the_dark(site: &Site) -> impl Iterator<Item = (usize, &Container)> {
     containers.filter(|(_, container)| container.ends_in_the_dark)
 }
 
+/// Returns the containers that end amid trouble.
+fn ended(site: &Site) -> impl Iterator<Item = &Container> {
+    let containers = site.schedule.containers.iter();
+    containers.filter(|container| container.stops_early && !container.ends_in_the_dark)
+}
+
 /// Starts a container's logging; when that fails, its user tries again.
 async fn start(site: &Site, plan: &Container, dockerd: &mut Dockerd) -> Pipe {
     let log_opts: Vec<(&str, &str)> = plan
@@ -337,6 +343,7 @@ async fn settle(site: &Site, live: &[usize]) -> Vec<shipper::ledger::Line> {
             answer_count += 1;
             let mut containers = live.iter().map(|&index| &site.schedule.containers[index]);
             let is_settled = containers.all(|container| verdict::is_settled(container, &ledger))
+                && ended(site).all(|container| verdict::is_settled_or_unknown(container, &ledger))
                 && in_the_dark(site).all(|(_, container)| verdict::is_balanced(container, &ledger));
             // A stream that has ended goes when its last entry is acknowledged.
             if is_settled && site.streams().len() <= live.len() {

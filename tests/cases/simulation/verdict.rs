@@ -63,6 +63,12 @@ pub(super) fn is_settled(container: &Container, ledger: &[Line]) -> bool {
     })
 }
 
+/// Returns whether the ledger tells of a container that has ended, if at all, as of one that lives. A
+/// shipper that was told of it, and the driver that remembered it, may both be gone.
+pub(super) fn is_settled_or_unknown(container: &Container, ledger: &[Line]) -> bool {
+    line_of(container, ledger).is_none() || is_settled(container, ledger)
+}
+
 /// Returns whether the ledger adds up for a container that lost its power, and has nothing left.
 pub(super) fn is_balanced(container: &Container, ledger: &[Line]) -> bool {
     // A state that was never synced is lost, and with it what a journal has counted.
@@ -87,8 +93,12 @@ pub(super) fn judge(evidence: &Evidence<'_>) -> Found {
             judge_loss(container, safe_lines, &report, evidence, &mut found);
             continue;
         }
-        let is_live = evidence.live.contains(&index);
-        judge_container(container, is_live, &report, evidence, &mut found);
+        let is_told = line_of(container, &evidence.ledger).is_some();
+        if !evidence.live.contains(&index) {
+            found.count("ended containers in the ledger", u64::from(is_told));
+        }
+        let is_in_ledger = is_told || evidence.live.contains(&index);
+        judge_container(container, is_in_ledger, &report, evidence, &mut found);
     }
     if !found.problems.is_empty() {
         found.problems.push(report.to_string());
@@ -190,7 +200,7 @@ fn judge_loss(
 
 fn judge_container(
     container: &Container,
-    is_live: bool,
+    is_in_ledger: bool,
     report: &Report,
     evidence: &Evidence<'_>,
     found: &mut Found,
@@ -219,7 +229,7 @@ fn judge_container(
         format!("{name}: {} lines in the dead-letter store", dead.len())
     });
     found.count("lines in the dead-letter store", dead.len() as u64);
-    if is_live {
+    if is_in_ledger {
         let somewhere = entries(script, is_somewhere);
         judge_ledger(container, somewhere, report, evidence, found);
     }
