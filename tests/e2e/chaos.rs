@@ -362,12 +362,7 @@ impl Chaos<'_> {
                 eprintln!("the old shipper took {took:?} to end");
             }
             Harm::KillCls => self.kill_cls(pause).await,
-            Harm::FreezeCls => {
-                let until = Some(Instant::now() + pause);
-                let stall = Fault::new(FaultKind::Stall).delayed(pause);
-                self.suffer(&[Fault { until, ..stall }]).await;
-                sleep(pause).await;
-            }
+            Harm::FreezeCls => self.freeze_cls(pause).await,
             Harm::RefuseByCls => self.refuse().await,
             Harm::KillEngine => self.kill_engine(pause).await,
             Harm::FreezeEngine => {
@@ -427,6 +422,20 @@ impl Chaos<'_> {
         assert!(TcpStream::connect(address).await.is_err(), "CLS is gone");
         sleep(pause).await;
         self.scene.standin.come_back().await.unwrap();
+    }
+
+    /// Lets CLS say nothing for a while. Before that it is let work: a shipper to which it was gone
+    /// just now may wait for longer than that before it asks again.
+    async fn freeze_cls(&self, pause: Duration) {
+        let accepted = || self.scene.standin.stats().answers.get("200").copied();
+        let before = accepted();
+        let works = async || accepted() > before;
+        let waited = wait_until("CLS works", DEADLINE, works).await;
+        waited.unwrap();
+        let until = Some(Instant::now() + pause);
+        let stall = Fault::new(FaultKind::Stall).delayed(pause);
+        self.suffer(&[Fault { until, ..stall }]).await;
+        sleep(pause).await;
     }
 
     /// Lets CLS fail once in every way that passes.
