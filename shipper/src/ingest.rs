@@ -102,10 +102,11 @@ impl Relay for RelayService {
         let policy = self.0.policy.subscribe();
         let host = self.0.admit(&request)?;
         // Only a peer on TCP has an address.
-        let address = arrival(&request).and_then(|arrival| arrival.address);
-        let age_max = address.and(self.0.connection_age_max);
+        let arrival = arrival(&request).cloned().unwrap_or_default();
+        let age_max = arrival.address.and(self.0.connection_age_max);
         let inbound = request.into_inner();
-        let session = Session::new(Arc::clone(&self.0), host, inbound, policy, age_max);
+        let ingest = Arc::clone(&self.0);
+        let session = Session::new(ingest, host, arrival, inbound, policy, age_max);
         let responses = unfold(session, |mut session| async move {
             let response = session.next().await?;
             Some((response, session))

@@ -18,6 +18,7 @@ use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
 use crate::ack::Progress;
+use crate::connection::Arrival;
 use crate::credentials::CredentialRef;
 use crate::ingest::{Ingest, Phase, Policy, cut};
 use crate::lane::{Lane, Piece, SlotId, Stream, new_context_id};
@@ -54,6 +55,7 @@ const HOST_BYTES_MAX: usize = 255;
 pub(crate) struct Session {
     ingest: Arc<Ingest>,
     host: Host,
+    arrival: Arrival,
     inbound: Streaming<ShipRequest>,
     outbox: Arc<Outbox>,
     streams: HashMap<u32, OpenStream>,
@@ -163,6 +165,7 @@ impl Session {
     pub(crate) fn new(
         ingest: Arc<Ingest>,
         host: Host,
+        arrival: Arrival,
         inbound: Streaming<ShipRequest>,
         policy: watch::Receiver<Arc<Policy>>,
         age_max: Option<Duration>,
@@ -173,6 +176,7 @@ impl Session {
             policy,
             ingest,
             host,
+            arrival,
             inbound,
             outbox: Arc::default(),
             streams: HashMap::new(),
@@ -511,6 +515,10 @@ impl Session {
             self.flush_due = None;
             return;
         }
+        if let Some(until) = self.kept_back_until(now) {
+            self.flush_due = Some(until);
+            return;
+        }
         let mut touched = Lanes::default();
         for stream in self.streams.values_mut() {
             if stream.flush_due().is_none_or(|due| due > now) {
@@ -526,6 +534,14 @@ impl Session {
         }
         touched.wake();
         self.flush_due = self.earliest_flush();
+    }
+
+    /// Returns until when, at least, the rest of a record may be on its way: kept back by the network,
+    /// or not read as the host is ahead of its allowance.
+    fn kept_back_until(&self, now: Instant) -> Option<Instant> {
+        let read_due = Some(self.read_due()).filter(|due| *due > now);
+        let unread_until = read_due.map(|due| due + REOPENED_GRACE);
+        unread_until.max(self.arrival.kept_back_until(now))
     }
 
     fn earliest_flush(&self) -> Option<Instant> {

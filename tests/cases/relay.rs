@@ -16,7 +16,7 @@ use proto::relay::{
 use shipper::clock::WallClock;
 use shipper::config::Config;
 use shipper::window::WINDOW_BYTES_MIN;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -964,6 +964,90 @@ async fn a_record_of_several_lines_is_not_torn_while_its_rest_has_no_window() {
     let contents = site.contents();
     let ends: Vec<_> = contents.iter().filter(|text| **text != filler).collect();
     assert_eq!(ends, ["first", "trace:\n  at main", "last"]);
+}
+
+/// Stands before a shipper's socket, and carries nothing while it is told so.
+async fn pausable(site: &Site) -> (Channel, watch::Sender<bool>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let path = site.folder.path().join("pausable.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    // It listens then.
+    drop(site.channel().await);
+    let far = tokio::net::UnixStream::connect(&site.socket);
+    let (is_paused, pauses) = watch::channel(false);
+    let connecting = connect(format!("unix://{}", path.display()));
+    let (channel, near, far) = tokio::join!(connecting, listener.accept(), far);
+    let (near_read, near_write) = near.unwrap().0.into_split();
+    let (far_read, far_write) = far.unwrap().into_split();
+    for (mut from, mut to) in [(near_read, far_write), (far_read, near_write)] {
+        let mut pauses = pauses.clone();
+        tokio::spawn(async move {
+            let mut bytes = vec![0; 64 << 10];
+            while let Ok(count @ 1..) = from.read(&mut bytes).await {
+                pauses.wait_for(|is_paused| !is_paused).await.ok();
+                if to.write_all(&bytes[..count]).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    (channel, is_paused)
+}
+
+/// A line waits 10 s for its rest: not while the network is silent, but while the driver is there.
+#[tokio::test]
+async fn a_long_line_is_torn_by_its_age_and_not_by_a_silent_network() {
+    const SILENCE: Duration = Duration::from_secs(12);
+    /// The age, and how long it may take to know that the driver is there: it answers pings.
+    const WAIT_MAX: Duration = Duration::from_secs(30);
+    let site = Site::start("").await;
+    let (channel, is_paused) = pausable(&site).await;
+    let mut call = Call::begin(channel).await.unwrap();
+    let piece = |id: &str, ordinal, last| {
+        let entry = LogEntry {
+            source: "stdout".into(),
+            time_nano: 1_700_000_000_123_456_789,
+            line: format!("{id}{ordinal}").into_bytes(),
+            partial: true,
+            partial_log_metadata: Some(PartialLogEntryMetadata {
+                last,
+                id: id.repeat(64),
+                ordinal,
+            }),
+        };
+        let mut frames = Vec::new();
+        proto::frame::encode(&entry, &mut frames);
+        frames
+    };
+    let chunk = |first_offset, frames: Vec<u8>| {
+        Kind::Chunk(Chunk {
+            stream: 1,
+            first_offset,
+            frames: frames.into(),
+        })
+    };
+    let (first, second, third) = (
+        piece("a", 1, false),
+        piece("a", 2, true),
+        piece("b", 1, false),
+    );
+    let middle = first.len() as u64;
+    let end = middle + second.len() as u64;
+    call.send(vec![open(1, 0, &[]), chunk(0, first)]).await;
+    site.metric_is("cls_shipper_received_entries_total", 1)
+        .await;
+    is_paused.send_replace(true);
+    tokio::time::sleep(SILENCE).await;
+    call.send(vec![chunk(middle, second), chunk(end, third)])
+        .await;
+    is_paused.send_replace(false);
+    call.acked_to(1, end).await.unwrap();
+    assert_eq!(site.contents(), ["a1a2"]);
+    let torn = wait_until("the part of a line", WAIT_MAX, async || {
+        site.contents().len() > 1
+    });
+    torn.await.unwrap();
+    assert_eq!(site.contents(), ["a1a2", "b1"]);
 }
 
 #[tokio::test]

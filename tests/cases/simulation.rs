@@ -80,6 +80,7 @@ const OCCURRENCES: &[&str] = &[
     "lines lost with the power",
     "entries dropped after a loss of power",
     "container stopped amid trouble",
+    "ended containers in the ledger",
     "duplicates",
     "entries dropped",
     "entries filtered",
