@@ -334,7 +334,7 @@ pub(crate) struct Table {
     /// Folders that earlier processes have left, until recovery takes them: those of containers that
     /// start meanwhile are not among them.
     earlier: Mutex<Vec<PathBuf>>,
-    /// FIFOs whose stop was answered before recovery had found their streams.
+    /// FIFOs of streams that recovery has not found yet.
     held: Mutex<HashMap<String, OwnedFd>>,
     next_number: AtomicU32,
     /// File descriptors that all streams may take together.
@@ -450,12 +450,21 @@ impl Table {
         );
     }
 
+    /// Answers a stop that does not say whose: the engine repeats a call that failed, as the process
+    /// before this one was killed, without its body. Recovery keeps every FIFO that it may mean.
+    pub(crate) async fn stop_unnamed(&self) {
+        if !self.recovers_soon().await {
+            tracing::warn!("a container is stopped while the streams are still looked for");
+        }
+    }
+
     /// Finds the streams of earlier processes, reads their FIFOs on, and lets requests in. Blocks.
     pub(crate) fn recover(self: &Arc<Self>) {
         let folders = std::mem::take(&mut *lock(&self.earlier));
         // Containers that may be writing come first; there are few of them.
         let is_live = |folder: &PathBuf| folder.join(META_FILE_NAME).exists();
         let (live, over): (Vec<_>, Vec<_>) = folders.into_iter().partition(is_live);
+        self.hold_all(&live);
         let mut found = Found::default();
         let stream_count = self.adopt_all(&live, &mut found);
         if stream_count > 0 {
@@ -591,6 +600,19 @@ impl Table {
         (reports, finals_next)
     }
 
+    /// Keeps the FIFOs open that some folders name, before any of them is taken on: which of them is
+    /// being stopped, the engine may not say.
+    fn hold_all(&self, folders: &[PathBuf]) {
+        // More can't be taken on, and whoever uses up all descriptors answers nobody.
+        let fifos_max = usize::try_from(self.descriptors_max / descriptors::STREAM);
+        for folder in folders.iter().take(fifos_max.unwrap_or(usize::MAX)) {
+            // A record that can't be read is told of when it is taken on.
+            if let Ok(Some(meta)) = read_record(&folder.join(META_FILE_NAME)) {
+                self.hold(&meta.file);
+            }
+        }
+    }
+
     /// Keeps a FIFO open until recovery has found its stream: the engine unlinks it after the answer
     /// to a stop, and with it would go what it still holds.
     fn hold(&self, file: &str) {
@@ -605,9 +627,12 @@ impl Table {
 
     /// Opens the FIFO of an earlier process's stream; `None` if it is gone.
     fn reopen_fifo(&self, file: &str) -> Result<Option<OwnedFd>, FifoError> {
+        if let Some(fifo) = lock(&self.held).remove(file) {
+            return Ok(Some(fifo));
+        }
         match fifo::open(Path::new(file)) {
             Ok(fifo) => Ok(Some(fifo)),
-            Err(error) if error.is_gone() => Ok(lock(&self.held).remove(file)),
+            Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -618,16 +643,19 @@ impl Table {
         if let Some(stream) = self.stream_of(file) {
             return Some(stream);
         }
-        let mut has_recovered = self.has_recovered.subscribe();
-        let recovered = has_recovered.wait_for(|&has_recovered| has_recovered);
-        if tokio::time::timeout(STOP_WAIT_MAX, recovered)
-            .await
-            .is_err()
-        {
+        if !self.recovers_soon().await {
             self.hold(file);
             return None;
         }
         self.stream_of(file)
+    }
+
+    /// Waits for recovery for as long as a stop may; returns whether it is over.
+    async fn recovers_soon(&self) -> bool {
+        let mut has_recovered = self.has_recovered.subscribe();
+        let recovered = has_recovered.wait_for(|&has_recovered| has_recovered);
+        let waited = tokio::time::timeout(STOP_WAIT_MAX, recovered).await;
+        waited.is_ok()
     }
 
     fn stream_of(&self, file: &str) -> Option<Arc<Stream>> {

@@ -141,9 +141,9 @@ async fn answer(request: Request<Incoming>, table: &Arc<Table>) -> Response<Full
         },
         "/LogDriver.StopLogging" => {
             let body = body(request).await.unwrap_or_default();
-            // A repeated request without its body was carried out the first time.
-            if let Ok(stop) = serde_json::from_slice::<StopRequest>(&body) {
-                table.stop(&stop.file).await;
+            match serde_json::from_slice::<StopRequest>(&body) {
+                Ok(stop) => table.stop(&stop.file).await,
+                Err(_) => table.stop_unnamed().await,
             }
             err_json(StatusCode::OK, "")
         }
