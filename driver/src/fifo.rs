@@ -7,7 +7,8 @@
 //!
 //! Pacing: woken for every line, a splice costs many times what the line does. After a round the
 //! pump therefore waits a little, so that the pipes (enlarged to 1 MiB) fill; the wait adapts to
-//! how full it finds them. With no traffic it sleeps in `epoll` without a timer.
+//! how full it finds them. With no traffic it sleeps in `epoll` without a timer. A FIFO that the
+//! kernel refuses to watch (`/proc/sys/fs/epoll/max_user_watches`) is read by time until it does not.
 //!
 //! A full journal: the FIFO rests (mode=blocking) while the shipper makes room, or not at all. After
 //! `block_max` in which less moved than the pipe holds, the keeper is asked to drop the oldest
@@ -24,7 +25,7 @@ use proto::log_opts::Mode;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::fs::{FileType, Mode as FileMode, OFlags};
 use rustix::io::Errno;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -50,8 +51,8 @@ const PACE_QUIET_MAX: Duration = Duration::from_millis(5);
 /// What a round must move to count as much.
 const BUSY_ROUND_BYTES: usize = 16 << 10;
 
-/// How often a FIFO that rests is tried again.
-const FULL_RETRY: Duration = Duration::from_millis(10);
+/// How often a FIFO that is not watched is tried: one that rests, or that the kernel refuses to watch.
+const UNWATCHED_RETRY: Duration = Duration::from_millis(10);
 
 /// How long the FIFO of a container that is being stopped rests without any byte of it moving.
 const STOP_REST_MAX: Duration = Duration::from_millis(250);
@@ -66,6 +67,7 @@ const EVENTS_MAX: usize = 256;
 const DRAIN_ROUNDS_MAX: usize = 64;
 
 static APPEND_FAILED: Throttle = Throttle::new();
+static WATCH_FAILED: Throttle = Throttle::new();
 
 /// What the pump tells the other parties.
 #[derive(Debug, Default)]
@@ -249,25 +251,8 @@ impl Pump {
     /// Outside of a runtime.
     pub(crate) fn start(signals: Arc<Signals>, block_max: Duration) -> Result<Self, PumpError> {
         let failed = |error: Errno| PumpError(error.into());
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
-        let wake_key = epoll::EventData::new_u64(WAKE_KEY);
-        epoll::add(&epoll, &wake, wake_key, epoll::EventFlags::IN).map_err(failed)?;
-        let shared = Arc::new(Shared {
-            commands: Mutex::new(Vec::new()),
-            wake,
-        });
-        let worker = Worker {
-            shared: Arc::clone(&shared),
-            signals,
-            epoll,
-            block_max,
-            slots: Vec::new(),
-            free: Vec::new(),
-            by_number: HashMap::new(),
-            full: Vec::new(),
-            pace: PACE_MIN,
-        };
+        let worker = Worker::new(signals, block_max).map_err(failed)?;
+        let shared = Arc::clone(&worker.shared);
         let (alive, ended) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Handle::current();
         let thread = std::thread::Builder::new()
@@ -338,8 +323,8 @@ struct Worker {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_number: HashMap<u32, u32>,
-    /// Slots whose journals are full.
-    full: Vec<u32>,
+    /// Slots that are read by time.
+    unwatched: BTreeSet<u32>,
     pace: Duration,
 }
 
@@ -353,6 +338,8 @@ struct Slot {
 struct Reading {
     fifo: Fifo,
     pipe_bytes: usize,
+    /// `epoll` tells of it.
+    is_watched: bool,
     fullness: Option<Fullness>,
     patience: Option<Patience>,
     /// The acknowledged offset when this FIFO last stopped resting.
@@ -398,39 +385,64 @@ struct Round {
 }
 
 impl Worker {
+    fn new(signals: Arc<Signals>, block_max: Duration) -> Result<Self, Errno> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let wake_key = epoll::EventData::new_u64(WAKE_KEY);
+        epoll::add(&epoll, &wake, wake_key, epoll::EventFlags::IN)?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                commands: Mutex::new(Vec::new()),
+                wake,
+            }),
+            signals,
+            epoll,
+            block_max,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_number: HashMap::new(),
+            unwatched: BTreeSet::new(),
+            pace: PACE_MIN,
+        })
+    }
+
     fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS_MAX);
-        loop {
-            let timeout = (!self.full.is_empty()).then(|| timespec(FULL_RETRY));
-            events.clear();
-            let waited = epoll::wait(
-                &self.epoll,
-                rustix::buffer::spare_capacity(&mut events),
-                timeout.as_ref(),
-            );
-            if let Err(error) = waited
-                && error != Errno::INTR
-            {
-                tracing::error!(%error, "epoll failed");
-                return;
-            }
-            let now = Instant::now();
-            let mut round = Round::default();
-            let mut is_woken = false;
-            for event in &events {
-                is_woken |= event.data.u64() == WAKE_KEY;
-                self.take_event(*event, now, &mut round);
-            }
-            for index in std::mem::take(&mut self.full) {
-                self.read(index, now, &mut round);
-            }
-            if is_woken && self.take_commands(now, &mut round) == Flow::Stop {
-                self.drain_all(now);
-                return;
-            }
-            self.signal(&round);
-            self.wait(&round);
+        while self.turn(&mut events) == Flow::Continue {}
+    }
+
+    /// Waits until there is something to do, and does it.
+    fn turn(&mut self, events: &mut Vec<epoll::Event>) -> Flow {
+        let timeout = (!self.unwatched.is_empty()).then(|| timespec(UNWATCHED_RETRY));
+        events.clear();
+        let waited = epoll::wait(
+            &self.epoll,
+            rustix::buffer::spare_capacity(events),
+            timeout.as_ref(),
+        );
+        if let Err(error) = waited
+            && error != Errno::INTR
+        {
+            tracing::error!(%error, "epoll failed");
+            return Flow::Stop;
         }
+        let now = Instant::now();
+        let mut round = Round::default();
+        let mut is_woken = false;
+        for event in events {
+            is_woken |= event.data.u64() == WAKE_KEY;
+            self.take_event(*event, now, &mut round);
+        }
+        for index in std::mem::take(&mut self.unwatched) {
+            self.read_unwatched(index, now, &mut round);
+        }
+        if is_woken && self.take_commands(now, &mut round) == Flow::Stop {
+            self.drain_all(now);
+            return Flow::Stop;
+        }
+        self.signal(&round);
+        self.wait(&round);
+        Flow::Continue
     }
 
     fn take_event(&mut self, event: epoll::Event, now: Instant, round: &mut Round) {
@@ -449,6 +461,46 @@ impl Worker {
         } else {
             // No writer and nothing left. No segment is created to learn that.
             self.end(index, round);
+        }
+    }
+
+    fn read_unwatched(&mut self, index: u32, now: Instant, round: &mut Round) {
+        let Some(reading) = self.reading(index) else {
+            return;
+        };
+        let is_resting = reading.fullness.is_some();
+        match pressure(&reading.fifo.file) {
+            Pressure::Ended => self.end(index, round),
+            // No segment is created to learn that it is empty.
+            Pressure::None if !is_resting => self.watch(index),
+            Pressure::None | Pressure::Waiting => self.read(index, now, round),
+        }
+    }
+
+    /// Has a FIFO watched, or else read by time: one that is not read makes its container
+    /// unkillable.
+    fn watch(&mut self, index: u32) {
+        let key = self.key(index);
+        let slot = self.slots.get_mut(index as usize);
+        let Some(reading) = slot.and_then(|slot| slot.reading.as_mut()) else {
+            return;
+        };
+        if reading.is_watched {
+            return;
+        }
+        match epoll::add(&self.epoll, &reading.fifo.file, key, epoll::EventFlags::IN) {
+            Ok(()) => reading.is_watched = true,
+            Err(error) => {
+                self.unwatched.insert(index);
+                if let Some(suppressed_count) = WATCH_FAILED.pass() {
+                    tracing::warn!(
+                        suppressed_count,
+                        %error,
+                        container = reading.fifo.stream.container_id(),
+                        "could not watch a FIFO; it is read every {UNWATCHED_RETRY:?} until that works"
+                    );
+                }
+            }
         }
     }
 
@@ -514,11 +566,7 @@ impl Worker {
 
     /// Notes that a journal took bytes again, and answers who waits for an empty FIFO.
     fn rest_over(&mut self, index: u32, is_empty: bool) {
-        let key = self.key(index);
-        let Some(slot) = self.slots.get_mut(index as usize) else {
-            return;
-        };
-        let Some(reading) = &mut slot.reading else {
+        let Some(reading) = self.reading(index) else {
             return;
         };
         // A splice that moved less than it might have is a hint that the FIFO is empty; who stops a
@@ -530,12 +578,8 @@ impl Worker {
         if is_empty && has_drain && pressure(&reading.fifo.file) != Pressure::Waiting {
             reading.answer_drains();
         }
-        if reading.fullness.take().is_some() {
-            let file = &reading.fifo.file;
-            if let Err(error) = epoll::add(&self.epoll, file, key, epoll::EventFlags::IN) {
-                tracing::error!(%error, "could not watch a FIFO again");
-            }
-        }
+        reading.fullness = None;
+        self.watch(index);
     }
 
     /// Lets a FIFO rest whose journal is full, and has room made when it has rested enough.
@@ -555,10 +599,11 @@ impl Worker {
             return;
         };
         let stream = Arc::clone(&reading.fifo.stream);
-        if reading.fullness.is_none() {
+        if reading.is_watched {
             // Deleted, not masked: the end of a FIFO is reported whatever the mask says.
-            if let Err(error) = epoll::delete(&self.epoll, &reading.fifo.file) {
-                tracing::error!(%error, "could not stop watching a FIFO");
+            match epoll::delete(&self.epoll, &reading.fifo.file) {
+                Ok(()) => reading.is_watched = false,
+                Err(error) => tracing::error!(%error, "could not stop watching a FIFO"),
             }
         }
         let fullness = reading.fullness.get_or_insert(Fullness {
@@ -569,7 +614,7 @@ impl Worker {
             fullness.moved_at = now;
             fullness.starved_since = None;
         }
-        self.full.push(index);
+        self.unwatched.insert(index);
         if pressure == Some(Pressure::None) {
             reading.patience = None;
             reading.answer_drains();
@@ -659,18 +704,11 @@ impl Worker {
             u32::try_from(self.slots.len() - 1).expect("fewer streams than 2^32")
         });
         self.by_number.insert(fifo.stream.number(), index);
-        let key = self.key(index);
-        if let Err(error) = epoll::add(&self.epoll, &fifo.file, key, epoll::EventFlags::IN) {
-            tracing::error!(
-                %error,
-                container = fifo.stream.container_id(),
-                "could not watch a FIFO"
-            );
-        }
         if let Some(slot) = self.slots.get_mut(index as usize) {
             slot.reading = Some(Reading {
                 fifo,
                 pipe_bytes,
+                is_watched: false,
                 fullness: None,
                 patience: None,
                 dropping_since_acked: None,
@@ -678,6 +716,7 @@ impl Worker {
                 drain_since: None,
             });
         }
+        self.watch(index);
     }
 
     fn drain(
@@ -813,4 +852,137 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()
         .expect("whoever holds the pump's locks does not panic")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, RawConfig};
+    use crate::containers::{Table, TableSettings};
+    use crate::disk::{Disk, RealDisk};
+    use crate::journal::{self, Bounds, Budget, JOURNAL_BYTES_MIN};
+    use crate::kept::Kept;
+    use crate::start::{Start, StartRequest};
+
+    /// A pump without its thread, and the one stream that it reads.
+    struct World {
+        worker: Worker,
+        stream: Arc<Stream>,
+        writer: Option<OwnedFd>,
+        _state_dir: tempfile::TempDir,
+    }
+
+    impl World {
+        async fn new() -> Self {
+            let state_dir = tempfile::tempdir().unwrap();
+            let signals = Arc::new(Signals::default());
+            let worker = Worker::new(Arc::clone(&signals), Duration::from_secs(5)).unwrap();
+            let shared = Arc::clone(&worker.shared);
+            let budget = Arc::new(Budget::new(u64::MAX));
+            let table = table(state_dir.path(), &budget, PumpHandle { shared }, signals).await;
+            let body = r#"{"File":"/none/fifo","Info":{"ContainerID":"c1","Config":{}}}"#;
+            let request: StartRequest = serde_json::from_str(body).unwrap();
+            let start = Start::check(request, "host-1").unwrap();
+            let recovered = journal::in_memory(Bounds::new(JOURNAL_BYTES_MIN), &budget);
+            let flags = rustix::pipe::PipeFlags::NONBLOCK;
+            let (reader, writer) = rustix::pipe::pipe_with(flags).unwrap();
+            let stream = table.insert(start, None, recovered, Some(reader));
+            Self {
+                worker,
+                stream,
+                writer: Some(writer),
+                _state_dir: state_dir,
+            }
+        }
+
+        fn write(&self, bytes: &[u8]) {
+            let writer = self.writer.as_ref().unwrap();
+            assert_eq!(rustix::io::write(writer, bytes), Ok(bytes.len()));
+        }
+
+        /// Lets the pump do what there is to do; with nothing to do it is woken.
+        fn turn(&mut self) {
+            let wake = &self.worker.shared.wake;
+            rustix::io::write(wake, &1_u64.to_ne_bytes()).unwrap();
+            let mut events = Vec::with_capacity(EVENTS_MAX);
+            assert!(self.worker.turn(&mut events) == Flow::Continue);
+        }
+
+        /// Has the FIFO refused to the pump, as the kernel does beyond `max_user_watches`: a file is
+        /// watched once, and here it is already, for nothing.
+        fn refuse(&self) {
+            let commands = lock(&self.worker.shared.commands);
+            let Some(Command::Add(fifo)) = commands.first() else {
+                panic!("no FIFO to read");
+            };
+            let key = epoll::EventData::new_u64(WAKE_KEY - 1);
+            let nothing = epoll::EventFlags::empty();
+            epoll::add(&self.worker.epoll, &fifo.file, key, nothing).unwrap();
+        }
+
+        fn accept(&mut self) {
+            let reading = self.worker.slots[0].reading.as_ref().unwrap();
+            epoll::delete(&self.worker.epoll, &reading.fifo.file).unwrap();
+        }
+
+        fn held_bytes(&self) -> u64 {
+            self.stream.journal().held_bytes()
+        }
+    }
+
+    async fn table(
+        state_dir: &Path,
+        budget: &Arc<Budget>,
+        pump: PumpHandle,
+        signals: Arc<Signals>,
+    ) -> Table {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let config = Config::parse(&RawConfig::from_pairs([])).unwrap();
+        let kept = Arc::new(Kept::from_config(&config, &disk));
+        let settings = TableSettings {
+            state_dir: state_dir.to_path_buf(),
+            host_name: "host-1".to_owned(),
+            journal_bytes_max: JOURNAL_BYTES_MIN,
+        };
+        let (_, checker) = crate::forward::connection();
+        let budget = Arc::clone(budget);
+        let table = Table::open(settings, disk, budget, kept, pump, signals, checker);
+        table.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_fifo_that_can_t_be_watched_is_read_by_time_until_it_can() {
+        let mut world = World::new().await;
+        world.refuse();
+        world.turn();
+        world.write(b"12345");
+        world.turn();
+        assert_eq!(world.held_bytes(), 5);
+        world.write(b"6789");
+        let mut drained = {
+            let shared = Arc::clone(&world.worker.shared);
+            PumpHandle { shared }.drain(world.stream.number())
+        };
+        world.turn();
+        assert_eq!((world.held_bytes(), drained.try_recv()), (9, Ok(())));
+        assert_eq!(world.worker.unwatched.len(), 1);
+        world.accept();
+        world.turn();
+        assert!(world.worker.unwatched.is_empty());
+        world.write(b"0");
+        world.turn();
+        assert_eq!(world.held_bytes(), 10);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_fifo_that_can_t_be_watched_is_noticed() {
+        let mut world = World::new().await;
+        world.refuse();
+        world.turn();
+        world.turn();
+        assert!(!world.stream.journal().is_complete());
+        world.writer = None;
+        world.turn();
+        assert!(world.stream.journal().is_complete());
+    }
 }
