@@ -11,12 +11,12 @@
 //! kernel refuses to watch (`/proc/sys/fs/epoll/max_user_watches`) is read by time until it does not.
 //!
 //! A full journal: the FIFO rests (mode=blocking) while the shipper makes room, or not at all. After
-//! `block_max` in which less moved than the pipe holds, the keeper is asked to drop the oldest
+//! `block_max` in which less than [`PATIENCE_BYTES`] moved, the keeper is asked to drop the oldest
 //! entries, until that much has moved; and while there is no progress of the shipper at all, the FIFO
-//! does not rest again. So a pipe's worth moves in any `block_max`: a container that ends has up to
-//! 1.2 MB in the engine's buffers, and its stop waits until they have gone through the FIFO. Of a
-//! container that is being stopped it rests only while the shipper makes room: once the engine has
-//! let go of the FIFO, what it holds ends with this process.
+//! does not rest again. So that much moves in any `block_max`, however small the pipe is: a container
+//! that ends has up to 1.2 MB in the engine's buffers, and its stop waits until they have gone through
+//! the FIFO. Of a container that is being stopped it rests only while the shipper makes room: once the
+//! engine has let go of the FIFO, what it holds ends with this process.
 
 use crate::containers::Stream;
 use crate::journal::{Appended, Appender};
@@ -53,6 +53,14 @@ const BUSY_ROUND_BYTES: usize = 16 << 10;
 
 /// How often a FIFO that is not watched is tried: one that rests, or that the kernel refuses to watch.
 const UNWATCHED_RETRY: Duration = Duration::from_millis(10);
+
+/// What moves at least while a full journal has a FIFO rest for `block_max`: about what the engine's
+/// buffers hold.
+const PATIENCE_BYTES: usize = 1 << 20;
+
+/// How long a FIFO whose journal was full may be without bytes that wait, until its writer counts as
+/// not held up: the engine, which has more, fills a small pipe again at once.
+const REFILL_MAX: Duration = Duration::from_millis(250);
 
 /// How long the FIFO of a container that is being stopped rests without any byte of it moving.
 const STOP_REST_MAX: Duration = Duration::from_millis(250);
@@ -367,10 +375,31 @@ struct Fullness {
     starved_since: Option<Instant>,
 }
 
-/// How long a FIFO has not been empty because its journal was full, and what it gave meanwhile.
+/// How long the writer of a FIFO has been held up by a full journal, and what it got rid of meanwhile.
 struct Patience {
     since: Instant,
+    /// When bytes last waited for the journal.
+    waiting_at: Instant,
     moved_bytes: usize,
+}
+
+impl Patience {
+    fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            waiting_at: now,
+            moved_bytes: 0,
+        }
+    }
+
+    /// Learns that bytes wait; begins anew if enough has moved, or the writer was not held up.
+    fn go_on(&mut self, now: Instant) {
+        let is_idle = now.duration_since(self.waiting_at) > REFILL_MAX;
+        if is_idle || self.moved_bytes >= PATIENCE_BYTES {
+            *self = Self::new(now);
+        }
+        self.waiting_at = now;
+    }
 }
 
 /// What a round found.
@@ -572,9 +601,6 @@ impl Worker {
         // A splice that moved less than it might have is a hint that the FIFO is empty; who stops a
         // container wants to know.
         let has_drain = !reading.drains.is_empty();
-        if is_empty {
-            reading.patience = None;
-        }
         if is_empty && has_drain && pressure(&reading.fifo.file) != Pressure::Waiting {
             reading.answer_drains();
         }
@@ -616,20 +642,11 @@ impl Worker {
         }
         self.unwatched.insert(index);
         if pressure == Some(Pressure::None) {
-            reading.patience = None;
             reading.answer_drains();
             return;
         }
-        let patience = reading.patience.get_or_insert(Patience {
-            since: now,
-            moved_bytes: 0,
-        });
-        if patience.moved_bytes >= reading.pipe_bytes {
-            *patience = Patience {
-                since: now,
-                moved_bytes: 0,
-            };
-        }
+        let patience = reading.patience.get_or_insert_with(|| Patience::new(now));
+        patience.go_on(now);
         let acked = stream.journal().acked();
         let goes_on_dropping = reading.dropping_since_acked == Some(acked);
         let is_stop_late = reading
@@ -948,6 +965,27 @@ mod tests {
         let budget = Arc::clone(budget);
         let table = Table::open(settings, disk, budget, kept, pump, signals, checker);
         table.await.unwrap()
+    }
+
+    #[test]
+    fn patience_lasts_until_enough_has_moved_or_nothing_waits() {
+        let since = Instant::now();
+        let check = |gap: Duration, moved_bytes: usize, goes_on: bool| {
+            let mut patience = Patience::new(since);
+            patience.moved_bytes = moved_bytes;
+            patience.go_on(since + gap);
+            assert_eq!(
+                patience.since == since,
+                goes_on,
+                "{gap:?}, {moved_bytes} bytes"
+            );
+            assert_eq!(patience.waiting_at, since + gap);
+        };
+        let beyond = REFILL_MAX + Duration::from_millis(1);
+        check(REFILL_MAX, 0, true);
+        check(beyond, 0, false);
+        check(UNWATCHED_RETRY, PATIENCE_BYTES - 1, true);
+        check(UNWATCHED_RETRY, PATIENCE_BYTES, false);
     }
 
     #[tokio::test]

@@ -462,6 +462,15 @@ impl Container {
         }
     }
 
+    /// Gives the FIFO another size than the driver has given it, which does so some time after the
+    /// start.
+    pub async fn set_pipe_bytes(&self, bytes: usize) {
+        let writer = self.writer.as_ref().unwrap();
+        let size = || rustix::pipe::fcntl_getpipe_size(writer).unwrap();
+        eventually("the driver enlarges the pipe", || size() == 1 << 20).await;
+        rustix::pipe::fcntl_setpipe_size(writer, bytes).unwrap();
+    }
+
     /// Closes the FIFO, as dockerd does after StopLogging, and leaves its file.
     pub fn close(&mut self) {
         self.writer = None;

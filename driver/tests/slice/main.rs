@@ -856,6 +856,17 @@ async fn a_container_that_outruns_the_shipper_and_ends_loses_nothing() {
 /// megabyte for the FIFO before it says so, and nothing else tells that it wants to.
 #[tokio::test]
 async fn a_shipper_that_takes_little_holds_up_no_container() {
+    write_while_the_shipper_takes_little(1 << 20).await;
+}
+
+/// Beyond a number of large pipes the kernel gives a process without privileges small ones. Their
+/// containers have as much to write, and wait no longer.
+#[tokio::test]
+async fn a_shipper_that_takes_little_holds_up_no_container_with_a_small_pipe() {
+    write_while_the_shipper_takes_little(64 << 10).await;
+}
+
+async fn write_while_the_shipper_takes_little(pipe_bytes: usize) {
     let host = Host::new().with("JOURNAL_BLOCK_MS_MAX", "1500");
     // 160 KB/s: a segment is released every 0.8 s.
     let behaviour = Behaviour {
@@ -867,10 +878,11 @@ async fn a_shipper_that_takes_little_holds_up_no_container() {
     let driver = host.run();
     let mut container = Container::new(host.path(), "c1");
     host.start(&container, r#"{"journal-size":"1m"}"#).await;
+    container.set_pipe_bytes(pipe_bytes).await;
     let began = Instant::now();
     container.write_lines(20_000).await; // 4 MB: half of it fits journal and pipe
     let took = began.elapsed();
-    // 13 s at the shipper's pace; two pipes' worth, 1.5 s each.
+    // 13 s at the shipper's pace; two or three times 1 MiB, 1.5 s each.
     assert!(took < Duration::from_secs(7), "{took:?}");
     assert!(host.stop(&container).await < Duration::from_secs(1));
     container.close();
