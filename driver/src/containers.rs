@@ -32,6 +32,7 @@ use crate::final_reports::{FinalReports, Over, Rest};
 use crate::forward::Checker;
 use crate::journal::medium::{Folder, STATE_DAMAGED_FILE_NAME, STATE_FILE_NAME, segment_start};
 use crate::journal::{self, Appender, Bounds, Budget, Journal, Recovered, Totals, read_state};
+use crate::keeper::blocking;
 use crate::kept::{self, Kept, Owner, kept_start};
 use crate::start::{Start, StartRequest, StreamOptions, new_journal_id};
 use proto::limits::OPEN_BYTES_MAX;
@@ -363,6 +364,9 @@ impl Table {
     ///
     /// # Errors
     /// See [`TableError`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: what a disk holds up is left to a thread.
     pub(crate) async fn open(
         settings: TableSettings,
         disk: Arc<dyn Disk>,
@@ -373,9 +377,10 @@ impl Table {
         checker: Checker,
     ) -> Result<Self, TableError> {
         let folder = settings.state_dir.clone();
-        let lock_file = lock_state_dir(&*disk, &folder).await?;
+        let lock_file = lock_state_dir(&disk, &folder).await?;
+        let earlier = blocking(move || journal_folders(&folder)).await;
         Ok(Self {
-            earlier: Mutex::new(journal_folders(&folder)),
+            earlier: Mutex::new(earlier.unwrap_or_default()),
             settings,
             disk,
             budget,
@@ -1099,12 +1104,20 @@ fn unlink_segments(disk: &dyn Disk, folder: &Path) -> std::io::Result<()> {
 
 /// Makes the state folder and locks it. A disk that takes nothing (read-only, full, failing) is no
 /// reason not to start: then there is no lock, and nobody whom it would keep out could write either.
-async fn lock_state_dir(disk: &dyn Disk, folder: &Path) -> Result<Option<OwnedFd>, TableError> {
+async fn lock_state_dir(
+    disk: &Arc<dyn Disk>,
+    folder: &Path,
+) -> Result<Option<OwnedFd>, TableError> {
     let state_dir_error = |source: std::io::Error| TableError::StateDir {
         folder: folder.to_path_buf(),
         source,
     };
-    let lock_file = match open_lock(disk, folder) {
+    let opened = {
+        let (disk, folder) = (Arc::clone(disk), folder.to_path_buf());
+        blocking(move || open_lock(&*disk, &folder)).await
+    };
+    let opened = opened.unwrap_or_else(|| Err(std::io::Error::other("a thread has failed")));
+    let lock_file = match opened {
         Ok(lock_file) => lock_file,
         Err(error) if is_disk_fault(&error) => {
             tracing::error!(

@@ -48,6 +48,8 @@ use journal::Budget;
 use keeper::Keeper;
 use kept::Kept;
 use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -122,7 +124,12 @@ pub async fn run(
         Arc::clone(&signals),
         checker,
     );
-    let table = Arc::new(opening.await?);
+    let mut shutdown = std::pin::pin!(shutdown);
+    let Some(table) = before(shutdown.as_mut(), opening).await else {
+        remove_socket(&socket);
+        return Ok(());
+    };
+    let table = Arc::new(table?);
     let keeper = Keeper {
         table: Arc::clone(&table),
         signals: Arc::clone(&signals),
@@ -161,11 +168,27 @@ pub async fn run(
     if timeout_at(began + SYNCED_BY, synced).await.is_err() {
         tracing::warn!("the journals could not be synced in time");
     }
-    if let Err(error) = std::fs::remove_file(&socket) {
-        tracing::debug!(%error, "could not remove the plugin socket");
-    }
+    remove_socket(&socket);
     tracing::info!("driver stopped");
     ended
+}
+
+/// Returns what comes of `opening`, which a disk may hold up for ever; `None` if the signal to stop
+/// comes first.
+async fn before<T>(
+    shutdown: Pin<&mut impl Future<Output = ()>>,
+    opening: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        opened = opening => Some(opened),
+        () = shutdown => None,
+    }
+}
+
+fn remove_socket(socket: &Path) {
+    if let Err(error) = std::fs::remove_file(socket) {
+        tracing::debug!(%error, "could not remove the plugin socket");
+    }
 }
 
 const FORWARDER: &str = "the forwarder";
@@ -179,9 +202,8 @@ async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static s
 async fn supervise(
     parts: &mut JoinSet<&'static str>,
     pump: &mut Pump,
-    shutdown: impl Future<Output = ()>,
+    mut shutdown: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<(), RunError> {
-    let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => return Ok(()),

@@ -25,6 +25,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+/// How long a stop may take: the engine kills a plugin 10 s after it has asked it to end.
+const STOP_MAX: Duration = Duration::from_secs(5);
+
 const OK: &str = "HTTP/1.1 200 OK";
 const NO_ERR: &str = r#"{"Err":""}"#;
 
@@ -106,6 +109,27 @@ impl Host {
         Driver { stop, running }
     }
 
+    /// Runs the driver on one thread of its own, as the process has it: nothing on it may wait for
+    /// the disk.
+    fn run_alone(&self, disk: Arc<dyn Disk>) -> LoneDriver {
+        let (stop, stopping) = oneshot::channel::<()>();
+        let (end, ended) = oneshot::channel();
+        let config = self.config();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().unwrap();
+        let thread = std::thread::spawn(move || {
+            let stopped = async { stopping.await.unwrap() };
+            let run = runtime.block_on(driver::run(config, disk, stopped));
+            runtime.shutdown_background();
+            end.send(run).ok();
+        });
+        LoneDriver {
+            stop,
+            ended,
+            thread,
+        }
+    }
+
     /// Runs the driver's binary.
     fn spawn(&self) -> tokio::process::Child {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_cls-driver"));
@@ -154,6 +178,27 @@ impl Driver {
     async fn drop_abruptly(self) {
         self.running.abort();
         self.running.await.unwrap_err();
+    }
+}
+
+/// A driver on a thread of its own.
+struct LoneDriver {
+    stop: oneshot::Sender<()>,
+    ended: oneshot::Receiver<Result<(), RunError>>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl LoneDriver {
+    /// Stops it, in time. What it hangs on is released afterwards, so that a failing test ends.
+    async fn stop_within(self, stop_max: Duration, release: impl FnOnce()) {
+        let began = Instant::now();
+        self.stop.send(()).unwrap();
+        let ended = tokio::time::timeout(stop_max, self.ended).await;
+        let took = began.elapsed();
+        release();
+        self.thread.join().unwrap();
+        assert!(ended.is_ok(), "not over after {took:?}");
+        ended.unwrap().unwrap().unwrap();
     }
 }
 
@@ -1229,7 +1274,6 @@ impl Disk for HungDisk {
 /// nothing nor a disk that takes nothing may use that up.
 #[tokio::test]
 async fn a_stop_is_over_in_time_although_shipper_and_disk_hang() {
-    const STOP_MAX: Duration = Duration::from_secs(5);
     let host = Host::new();
     let silent = Behaviour {
         acks: false,
@@ -1237,20 +1281,7 @@ async fn a_stop_is_over_in_time_although_shipper_and_disk_hang() {
     };
     let shipper = FakeShipper::start(&host.shipper(), silent);
     let disk = Arc::new(HungDisk::default());
-    let (stop, stopping) = oneshot::channel::<()>();
-    let (end, ended) = oneshot::channel();
-    let running = {
-        let (config, disk) = (host.config(), Arc::clone(&disk) as Arc<dyn Disk>);
-        // One thread, as the process has it: nothing of it may wait for the disk.
-        let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.enable_all().build().unwrap();
-        std::thread::spawn(move || {
-            let stopped = async { stopping.await.unwrap() };
-            let run = runtime.block_on(driver::run(config, disk, stopped));
-            runtime.shutdown_background();
-            end.send(run).ok();
-        })
-    };
+    let driver = host.run_alone(Arc::clone(&disk) as Arc<dyn Disk>);
     let mut container = Container::new(host.path(), "c1");
     eventually("the driver listens", || host.plugin().exists()).await;
     assert_eq!(host.start(&container, "{}").await, NO_ERR);
@@ -1259,14 +1290,18 @@ async fn a_stop_is_over_in_time_although_shipper_and_disk_hang() {
     shipper.wait("the driver ships", has_lines).await;
     disk.hang(true);
     container.write_lines(100).await;
-    let began = Instant::now();
-    stop.send(()).unwrap();
-    let ended = tokio::time::timeout(STOP_MAX, ended).await;
-    let took = began.elapsed();
-    disk.hang(false);
-    running.join().unwrap();
-    assert!(ended.is_ok(), "not over after {took:?}");
-    ended.unwrap().unwrap().unwrap();
+    driver.stop_within(STOP_MAX, || disk.hang(false)).await;
+}
+
+/// Nor may one on which the state folder can't even be opened.
+#[tokio::test]
+async fn a_stop_is_over_in_time_although_the_state_folder_hangs() {
+    let host = Host::new();
+    let slow = Slowness::of(vec![host.path().join("state")]);
+    let driver = host.run_alone(slow.disk());
+    eventually("the driver listens", || host.plugin().exists()).await;
+    driver.stop_within(STOP_MAX, || drop(slow)).await;
+    assert!(!host.plugin().exists());
 }
 
 /// Containers start, ship and stop while the driver still looks for the streams of earlier ones.
