@@ -21,6 +21,7 @@ use toml::{Table, Value};
 use crate::cls::compress::Compression;
 use crate::cls::endpoint::Endpoint;
 use crate::credentials::fetch::{CVM_METADATA_URL, Origin, STS_URL};
+use crate::credentials::reach::Reach;
 use crate::credentials::{Credentials, Secret};
 use crate::tenant::{IdentityConfig, TenantConfig};
 use crate::tls::TlsFiles;
@@ -61,6 +62,10 @@ pub const DEAD_LETTER_BYTES_DEFAULT: u64 = 256 << 20;
 /// Time to deliver what is in memory at a stop. What is left stays in the drivers' journals.
 pub const SHUTDOWN_GRACE_MS_DEFAULT: u64 = 8_000;
 
+/// Host names of CLS, public and inside a VPC: where keys are used if nothing else is said, besides at
+/// `defaults.endpoint`.
+pub const ENDPOINTS_DEFAULT: [&str; 2] = ["*.cls.tencentcs.com", "*.cls.tencentyun.com"];
+
 /// Checked settings.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -72,6 +77,8 @@ pub struct Config {
     pub tenants: Vec<TenantConfig>,
     /// Credential sources by name.
     pub credentials: BTreeMap<String, CredentialSource>,
+    /// Patterns of the host names that each source's keys may be used at.
+    pub endpoints: BTreeMap<String, Vec<String>>,
     /// How batches are made and sent.
     pub upload: Upload,
     /// Where records go that CLS will never take; without it they hold their lane.
@@ -241,8 +248,9 @@ impl Config {
         }
         let mut root = Section::new("", table);
         let listen = read_listen(&mut root, &mut faults);
-        let (credentials, declared) = read_credentials(&mut root, &environment, &mut faults);
-        let defaults = read_defaults(&mut root, &declared, &mut faults);
+        let (credentials, listed) = read_credentials(&mut root, &environment, &mut faults);
+        let defaults = read_defaults(&mut root, &listed, &mut faults);
+        let endpoints = allowed_endpoints(listed, &defaults, &mut faults);
         let upload = read_upload(&mut root, &mut faults);
         let tenants = read_tenants(&mut root, &mut faults);
         let dead_letter = read_dead_letter(&mut root, &mut faults);
@@ -277,6 +285,7 @@ impl Config {
             defaults,
             tenants,
             credentials,
+            endpoints,
             upload,
             dead_letter,
             admin_listen,
@@ -429,7 +438,7 @@ fn read_tenant(mut section: Section, faults: &mut Faults) -> Option<TenantConfig
     })
 }
 
-fn read_defaults(root: &mut Section, credentials: &[String], faults: &mut Faults) -> Defaults {
+fn read_defaults(root: &mut Section, listed: &Listed, faults: &mut Faults) -> Defaults {
     let mut section = root.section("defaults", faults);
     let endpoint = section.text("endpoint", faults).and_then(|text| {
         text.parse::<Endpoint>()
@@ -443,8 +452,8 @@ fn read_defaults(root: &mut Section, credentials: &[String], faults: &mut Faults
     let topic_id = section.text("topic_id", faults);
     let named = section.text("credentials", faults);
     section.end(&["endpoint", "topic_id", "credentials"], faults);
-    if let Some(name) = named.as_ref().filter(|name| !credentials.contains(*name)) {
-        let known = list(credentials);
+    if let Some(name) = named.as_ref().filter(|name| !listed.contains_key(*name)) {
+        let known = list(listed.keys());
         faults.0.push(format!(
             "defaults.credentials = \"{name}\": there is no [credentials.{name}], known: {known}"
         ));
@@ -454,6 +463,35 @@ fn read_defaults(root: &mut Section, credentials: &[String], faults: &mut Faults
         topic_id,
         credentials: named.unwrap_or_else(|| "default".into()),
     }
+}
+
+/// Returns where the keys of each source may be used: at the hosts it lists, or at CLS's and that of
+/// the default endpoint.
+fn allowed_endpoints(
+    listed: Listed,
+    defaults: &Defaults,
+    faults: &mut Faults,
+) -> BTreeMap<String, Vec<String>> {
+    let default = defaults.endpoint.as_ref();
+    let usual = || {
+        let hosts = ENDPOINTS_DEFAULT
+            .into_iter()
+            .chain(default.map(Endpoint::name));
+        hosts.map(str::to_owned).collect()
+    };
+    let allowed = listed.into_iter();
+    let allowed: BTreeMap<String, Vec<String>> = allowed
+        .map(|(name, hosts)| (name, hosts.unwrap_or_else(usual)))
+        .collect();
+    let name = &defaults.credentials;
+    if let Some(endpoint) = default
+        && let Some(fault) = Reach::new(&allowed).fault(name, endpoint)
+    {
+        faults
+            .0
+            .push(format!("defaults.endpoint = \"{endpoint}\": {fault}"));
+    }
+    allowed
 }
 
 fn read_dead_letter(root: &mut Section, faults: &mut Faults) -> Option<DeadLetter> {
@@ -543,8 +581,9 @@ const TENANT_KEYS: [&str; 10] = [
 ];
 
 /// The keys of a credential source; which ones count depends on its kind.
-const CREDENTIAL_KEYS: [&str; 11] = [
+const CREDENTIAL_KEYS: [&str; 12] = [
     "source",
+    "endpoints",
     "secret_id",
     "secret_key",
     "token",
@@ -557,23 +596,53 @@ const CREDENTIAL_KEYS: [&str; 11] = [
     "token_file",
 ];
 
-/// Returns the sources that are good, and the names of all of them.
+/// The names of all sources, and the hosts that they list, if they do.
+type Listed = BTreeMap<String, Option<Vec<String>>>;
+
+/// Returns the sources that are good, and what all of them list.
 fn read_credentials(
     root: &mut Section,
     environment: &BTreeMap<String, String>,
     faults: &mut Faults,
-) -> (BTreeMap<String, CredentialSource>, Vec<String>) {
+) -> (BTreeMap<String, CredentialSource>, Listed) {
     let mut all = root.section("credentials", faults);
     let names: Vec<String> = all.table.keys().cloned().collect();
-    let mut sources = BTreeMap::new();
-    for name in &names {
-        let mut section = all.section(name, faults);
+    let (mut sources, mut listed) = (BTreeMap::new(), BTreeMap::new());
+    for name in names {
+        let mut section = all.section(&name, faults);
+        let hosts = read_hosts(&mut section, faults);
         if let Some(source) = read_credential_source(&mut section, environment, faults) {
             sources.insert(name.clone(), source);
         }
         section.end(&CREDENTIAL_KEYS, faults);
+        listed.insert(name, hosts);
     }
-    (sources, names)
+    (sources, listed)
+}
+
+/// Reads the host names that a source's keys may be used at; `None` if it does not say.
+fn read_hosts(section: &mut Section, faults: &mut Faults) -> Option<Vec<String>> {
+    const KEY: &str = "endpoints";
+    if !section.table.contains_key(KEY) {
+        return None;
+    }
+    let key = section.key(KEY);
+    let fault_count = faults.0.len();
+    let hosts = section.texts(KEY, faults);
+    // Elsewhere an empty list allows all, which nobody may mean here by mistake.
+    if hosts.is_empty() && faults.0.len() == fault_count {
+        let rule = "it must name a host at least, \"*\" stands for all";
+        faults.0.push(format!("{key} = []: {rule}"));
+    }
+    for host in &hosts {
+        let is_address = host.starts_with('[') && host.ends_with(']');
+        if host.is_empty() || host.contains('/') || (host.contains(':') && !is_address) {
+            let rule = "it must be a host name without scheme and port, * is any text";
+            faults.0.push(format!("{key} has \"{host}\": {rule}"));
+        }
+    }
+    let hosts = hosts.iter().map(|host| host.to_ascii_lowercase());
+    Some(hosts.collect())
 }
 
 fn read_credential_source(
@@ -1001,6 +1070,11 @@ mod tests {
             [credentials.default]
             source = "vault"
             secret_key = "SKEXAMPLE"
+            endpoints = ["https://h", "h:443", "", "[::1]"]
+            [credentials.a]
+            source = "file"
+            path = "/keys"
+            endpoints = []
             [upload]
             linger_ms = -1
             batch_logs_max = 10001
@@ -1013,15 +1087,40 @@ mod tests {
         .unwrap_err();
         insta::assert_snapshot!(error.replace("; ", ";\n"), @r#"
         listen.tcp = "0.0.0.0:9000": entries would cross the network unencrypted, add [listen.tls], use a loopback address, or set listen.insecure = true if the network is trusted;
+        credentials.a.endpoints = []: it must name a host at least, "*" stands for all;
+        credentials.default.endpoints has "https://h": it must be a host name without scheme and port, * is any text;
+        credentials.default.endpoints has "h:443": it must be a host name without scheme and port, * is any text;
+        credentials.default.endpoints has "": it must be a host name without scheme and port, * is any text;
         credentials.default.source = "vault": it must be one of inline, env, file, cvm-role, tke-oidc;
         defaults.endpoint = "ftp://x": its scheme must be https or http;
-        defaults.credentials = "prod": there is no [credentials.prod], known: default;
+        defaults.credentials = "prod": there is no [credentials.prod], known: a, default;
         upload.linger_ms = -1: it must be a whole number from 0 to 60000;
         upload.batch_logs_max = 10001: it must be a whole number from 1 to 10000;
         upload.compression = "gzip": it must be "lz4", "zstd" or "none";
         admin.listen = "localhost": it must be an IP address and a port, such as 127.0.0.1:9464;
         colour is not a setting, known: listen, tenants, defaults, credentials, upload, dead_letter, admin, shutdown_grace_ms
         "#);
+    }
+
+    #[test]
+    fn default_keys_must_be_of_use_at_the_default_endpoint() {
+        let config = check(MINIMAL, &[]).unwrap();
+        let usual = [
+            "*.cls.tencentcs.com",
+            "*.cls.tencentyun.com",
+            "ap-guangzhou.cls.tencentcs.com",
+        ];
+        assert_eq!(config.endpoints["default"], usual);
+        let listing = |hosts: &str| format!("{MINIMAL}\nendpoints = [{hosts}]");
+        let config = check(&listing("\"AP-*\""), &[]).unwrap();
+        assert_eq!(config.endpoints["default"], ["ap-*"]);
+        let error = check(&listing("\"h\""), &[]).unwrap_err();
+        assert_eq!(
+            error,
+            "defaults.endpoint = \"https://ap-guangzhou.cls.tencentcs.com\": credentials \"default\" \
+             may not be used at host ap-guangzhou.cls.tencentcs.com, allowed: h \
+             ([credentials.default] endpoints)"
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! The sources can be replaced while lanes use them; a lane whose source is gone holds.
 
 pub mod fetch;
+pub mod reach;
 mod renewed;
 
 use std::collections::BTreeMap;

@@ -217,8 +217,11 @@ fn reload(config: &mut Config, new: Config, credentials: &Arc<CredentialStore>, 
         );
     }
     credentials.replace(&new.credentials);
-    let has_other_rules = config.defaults != new.defaults || config.tenants != new.tenants;
+    let has_other_rules = config.defaults != new.defaults
+        || config.tenants != new.tenants
+        || config.endpoints != new.endpoints;
     config.credentials = new.credentials;
+    config.endpoints = new.endpoints;
     config.defaults = new.defaults;
     config.tenants = new.tenants;
     if has_other_rules {
@@ -232,7 +235,7 @@ fn reload(config: &mut Config, new: Config, credentials: &Arc<CredentialStore>, 
 fn policy(config: &Config, tenants: Tenants, credentials: &Arc<CredentialStore>) -> Arc<Policy> {
     Arc::new(Policy {
         tenants,
-        router: Router::new(config.defaults.clone(), Arc::clone(credentials)),
+        router: Router::new(config, Arc::clone(credentials)),
     })
 }
 

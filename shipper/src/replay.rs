@@ -12,6 +12,7 @@ use crate::cls::client::{Body, Client, ClientError, Target, Upload};
 use crate::cls::compress::Compression;
 use crate::cls::disposition::{Disposition, disposition};
 use crate::config::Config;
+use crate::credentials::reach::Reach;
 use crate::credentials::{CredentialRef, CredentialStore, Credentials, CredentialsError};
 use crate::dead_letter::{DeadLetters, Letter, StoreError};
 
@@ -45,7 +46,8 @@ pub enum ReplayError {
 }
 
 /// Sends all letters once: with the credential source `chosen`, if there is one; else each with the
-/// source that its lane had, or the configuration's default where the container had its own keys.
+/// source that its lane had, or the configuration's default where the container had its own keys. A
+/// letter for a host at which that source's keys may not be used stays in the store.
 ///
 /// # Errors
 /// The store can't be read, or `chosen` gives no credentials. A letter whose own source gives none
@@ -61,13 +63,17 @@ pub async fn replay(
         credentials.snapshot(&named(name)).await?;
     }
     let client = Client::new()?;
+    let reach = Reach::new(&config.endpoints);
     let taken = store.take()?;
     let mut unsent = Vec::new();
     for letter in &taken.letters {
         let of_letter = letter.reason.credentials.as_deref();
         let name = chosen.or(of_letter).unwrap_or(&config.defaults.credentials);
         let is_sent = match credentials.snapshot(&named(name)).await {
-            Ok(credentials) => send(&client, &credentials, letter, clock).await,
+            Ok(credentials) => match target(letter, &reach, name) {
+                Some(target) => send(&client, target, &credentials, letter, clock).await,
+                None => false,
+            },
             Err(error) => {
                 warn!(error = %crate::Chain(&error), "no credentials for a dead letter");
                 false
@@ -89,23 +95,36 @@ fn named(source: &str) -> CredentialRef {
     CredentialRef::Named(source.to_owned())
 }
 
-async fn send(
-    client: &Client,
-    credentials: &Credentials,
-    letter: &Letter,
-    clock: &WallClock,
-) -> bool {
+/// Returns where a letter goes, unless the keys of `source` may not be used there: the container that
+/// named the endpoint may have had keys of its own.
+fn target(letter: &Letter, reach: &Reach, source: &str) -> Option<Target> {
     let Ok(endpoint) = letter.reason.endpoint.parse() else {
         warn!(
             endpoint = letter.reason.endpoint,
             "a dead letter names no valid endpoint"
         );
-        return false;
+        return None;
     };
-    let target = Target {
+    if let Some(fault) = reach.fault(source, &endpoint) {
+        warn!(
+            topic_id = letter.reason.topic_id,
+            fault, "a dead letter is not sent"
+        );
+        return None;
+    }
+    Some(Target {
         endpoint,
         topic_id: letter.reason.topic_id.clone(),
-    };
+    })
+}
+
+async fn send(
+    client: &Client,
+    target: Target,
+    credentials: &Credentials,
+    letter: &Letter,
+    clock: &WallClock,
+) -> bool {
     let body = letter.to_list().encode_to_vec();
     let compression = Compression::Lz4;
     let bytes = Bytes::from(compression.compress(&body, &mut Vec::new()));

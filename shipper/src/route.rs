@@ -10,7 +10,8 @@ use proto::log_opts::{Credentials as Wanted, LogOpts, fault};
 
 use crate::cls::client::Target;
 use crate::cls::endpoint::{Endpoint, EndpointError};
-use crate::config::Defaults;
+use crate::config::{Config, Defaults};
+use crate::credentials::reach::Reach;
 use crate::credentials::{CredentialRef, CredentialStore, Credentials, Secret};
 use crate::lane::LaneKey;
 
@@ -48,14 +49,16 @@ impl Warned {
 #[derive(Debug)]
 pub struct Router {
     defaults: Defaults,
+    reach: Reach,
     credentials: Arc<CredentialStore>,
 }
 
 impl Router {
-    /// Makes a router over the configuration's defaults.
-    pub fn new(defaults: Defaults, credentials: Arc<CredentialStore>) -> Self {
+    /// Makes a router over the configuration's defaults, and where it allows keys to be used.
+    pub fn new(config: &Config, credentials: Arc<CredentialStore>) -> Self {
         Self {
-            defaults,
+            defaults: config.defaults.clone(),
+            reach: Reach::new(&config.endpoints),
             credentials,
         }
     }
@@ -79,6 +82,18 @@ impl Router {
             faults.push(missing("topic_id"));
         }
         let credentials = self.credentials(&opts, &mut faults);
+        if let (Some(endpoint), Some(CredentialRef::Named(name))) = (&endpoint, &credentials)
+            && let Some(rule) = self.reach.fault(name, endpoint)
+        {
+            faults.push(match &opts.endpoint {
+                Some(text) => fault("endpoint", Some(text), &rule),
+                None => fault(
+                    "endpoint",
+                    None,
+                    &format!("is missing, and by default {rule}"),
+                ),
+            });
+        }
         match (endpoint, topic_id, credentials) {
             (Some(endpoint), Some(topic_id), Some(credentials)) if faults.is_empty() => {
                 let key = LaneKey {
@@ -151,23 +166,20 @@ fn missing(option: &str) -> String {
 mod tests {
     use super::*;
     use crate::clock::WallClock;
-    use crate::config::CredentialSource;
+
+    const KEY: &str = "source = \"inline\"\nsecret_id = \"id\"\nsecret_key = \"key\"";
 
     fn check(known: &[&str], options: &[(&str, &str)], expected: &[&str]) {
-        let key = Credentials {
-            id: Secret::new("id".into()),
-            key: Secret::new("key".into()),
-            token: None,
-        };
-        let source = CredentialSource::Inline(key);
-        let sources = known.iter().map(|name| ((*name).into(), source.clone()));
-        let defaults = Defaults {
-            endpoint: None,
-            topic_id: None,
-            credentials: "default".into(),
-        };
-        let store = CredentialStore::new(&sources.collect(), &WallClock::new(|| Duration::ZERO));
-        let router = Router::new(defaults, Arc::new(store));
+        let known = known.iter();
+        let known = known.map(|name| format!("[credentials.{name}]\n{KEY}\nendpoints = [\"h\"]\n"));
+        check_by(&known.collect::<String>(), options, expected);
+    }
+
+    fn check_by(config: &str, options: &[(&str, &str)], expected: &[&str]) {
+        let config = Config::from_table(config.parse().unwrap(), std::iter::empty()).unwrap();
+        let clock = WallClock::new(|| Duration::ZERO);
+        let store = CredentialStore::new(&config.credentials, &clock);
+        let router = Router::new(&config, Arc::new(store));
         let options = options.iter();
         let options = options.map(|&(name, value)| (name.into(), value.into()));
         let faults = router.route(&options.collect()).err().unwrap_or_default();
@@ -211,5 +223,60 @@ mod tests {
         let other = [place[0], place[1], ("credentials", "c")];
         let fault = "log-opt credentials=c: the shipper has no [credentials.c], known: a";
         check(&["a"], &other, &[fault]);
+    }
+
+    /// Keys of the configuration go to hosts that it allows; a container's own keys go anywhere.
+    #[test]
+    fn keys_of_the_configuration_go_nowhere_but_where_they_may() {
+        let usual = "*.cls.tencentcs.com, *.cls.tencentyun.com";
+        let refused = |option: &str, name: &str, host: &str, allowed: &str| {
+            format!(
+                "log-opt endpoint{option} credentials \"{name}\" may not be used at host {host}, \
+                 allowed: {allowed} ([credentials.{name}] endpoints)"
+            )
+        };
+        let defaults = "[defaults]\ntopic_id = \"t\"\n";
+        let usual_config = format!("{defaults}[credentials.default]\n{KEY}\n");
+        check_by(&usual_config, &[("endpoint", "x.cls.tencentcs.com")], &[]);
+        check_by(
+            &usual_config,
+            &[("endpoint", "http://x.cls.tencentyun.com")],
+            &[],
+        );
+        let fault = refused("=http://evil:80:", "default", "evil", usual);
+        let evil = ("endpoint", "http://evil:80");
+        check_by(&usual_config, &[evil], &[&fault]);
+        check_by(
+            &usual_config,
+            &[evil, ("credentials", "default")],
+            &[&fault],
+        );
+        let own = [evil, ("secret_id", "i"), ("secret_key", "k")];
+        check_by(&usual_config, &own, &[]);
+
+        // The host of the default endpoint is as good as CLS's, on any port, for who lists none.
+        let config = format!(
+            "[defaults]\nendpoint = \"http://127.0.0.1:9080\"\ntopic_id = \"t\"\n\
+             [credentials.default]\n{KEY}\n[credentials.a]\n{KEY}\nendpoints = [\"H*.example\"]\n"
+        );
+        check_by(&config, &[], &[]);
+        check_by(&config, &[("endpoint", "http://127.0.0.1:9081")], &[]);
+        let fault = refused(
+            ": is missing, and by default",
+            "a",
+            "127.0.0.1",
+            "h*.example",
+        );
+        check_by(&config, &[("credentials", "a")], &[&fault]);
+        let named = [("credentials", "a"), ("endpoint", "h1.example")];
+        check_by(&config, &named, &[]);
+        let fault = refused(
+            "=x.cls.tencentcs.com:",
+            "a",
+            "x.cls.tencentcs.com",
+            "h*.example",
+        );
+        let named = [("credentials", "a"), ("endpoint", "x.cls.tencentcs.com")];
+        check_by(&config, &named, &[&fault]);
     }
 }

@@ -34,6 +34,9 @@ async fn what_cls_refused_is_listed_shown_and_sent_again() {
         "[credentials.bad]\nsource = \"inline\"\nsecret_id = \"AKIDEXAMPLEBAD\"\n\
          secret_key = \"SKEXAMPLEBAD\"\n",
     );
+    let good = settings.credentials.clone();
+    let elsewhere = format!("[credentials.elsewhere]\n{good}\nendpoints = [\"other.example\"]\n");
+    settings.sections.push_str(&elsewhere);
     let shipper = shipper(settings).await;
     assert_eq!(
         told(&shipper, &["ls"]),
@@ -77,6 +80,11 @@ async fn what_cls_refused_is_listed_shown_and_sent_again() {
     // Other keys, which CLS does not know: nothing is sent, and nothing is lost.
     let replayed = told(&shipper, &["replay", "--credentials", "bad"]);
     assert_eq!(replayed, "0 records delivered, 1 kept\n");
+    // Good keys, which may not be used there.
+    let replayed = command(&shipper, &["replay", "--credentials", "elsewhere"]);
+    let said = format!("{replayed:?}");
+    assert!(said.contains("0 records delivered, 1 kept"), "{said}");
+    assert!(said.contains("may not be used at host 127.0.0.1"), "{said}");
     let unknown = command(&shipper, &["replay", "--credentials", "none"]);
     assert!(!unknown.status.success());
     let said = String::from_utf8_lossy(&[unknown.stdout, unknown.stderr].concat()).into_owned();

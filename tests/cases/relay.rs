@@ -559,6 +559,66 @@ async fn a_tenant_writes_to_its_own_topics_only() {
     }
 }
 
+/// Whoever can start a container must not have the operator's keys sent to a server of their own.
+#[tokio::test]
+async fn keys_of_the_shipper_go_nowhere_but_to_the_hosts_that_they_are_for() {
+    let site = Site::start("").await;
+    let own_server = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let endpoint = format!("http://{}", own_server.local_addr().unwrap());
+    let rule = format!(
+        "log-opt endpoint={endpoint}: credentials \"default\" may not be used at host 127.0.0.2, \
+         allowed: *.cls.tencentcs.com, *.cls.tencentyun.com, 127.0.0.1 \
+         ([credentials.default] endpoints)"
+    );
+    let elsewhere = ("endpoint", endpoint.as_str());
+    let mut client = RelayClient::new(site.channel().await);
+    let request = CheckRequest {
+        host: "host-1".into(),
+        log_opts: HashMap::from([("endpoint".into(), endpoint.clone())]),
+        ..CheckRequest::default()
+    };
+    let answer = client.check(request).await.unwrap().into_inner();
+    assert_eq!(answer.faults, [rule.as_str()]);
+    let mut call = site.call().await;
+    call.send(vec![open(1, 0, &[elsewhere]), chunk(1, 0, &["secret"]).0])
+        .await;
+    let refused = call.until(|response| response.refused.first().cloned());
+    assert_eq!(refused.await.unwrap().reason, rule);
+
+    // A container's own keys go where it says.
+    let own_keys = [elsewhere, ("secret_id", "i"), ("secret_key", "k")];
+    call.send(vec![open(2, 0, &own_keys), chunk(2, 0, &["own"]).0])
+        .await;
+    let came = tokio::time::timeout(Duration::from_secs(20), own_server.accept());
+    came.await
+        .expect("an upload to the container's server")
+        .unwrap();
+}
+
+/// Where keys may be used is a rule that a reload changes: calls begin anew by it.
+#[tokio::test]
+async fn an_endpoint_that_is_no_longer_allowed_is_refused_to_calls_that_begin_anew() {
+    let site = Site::start("").await;
+    let mut call = site.call().await;
+    let (entries, end) = chunk(1, 0, &["before"]);
+    call.send(vec![open(1, 0, &[]), entries]).await;
+    call.acked_to(1, end).await.unwrap();
+    let mut config = site.config.clone();
+    let other = vec!["other.example".to_owned()];
+    config.endpoints.insert("default".into(), other);
+    site.reloads.send(config).await.unwrap();
+    let status = call.until(|_| None::<()>).await.unwrap_err();
+    assert_eq!(status.message(), "the call has ended");
+    let mut call = site.call().await;
+    call.send(vec![open(1, end, &[])]).await;
+    let refused = call.until(|response| response.refused.first().cloned());
+    assert_eq!(
+        refused.await.unwrap().reason,
+        "log-opt endpoint: is missing, and by default credentials \"default\" may not be used at \
+         host 127.0.0.1, allowed: other.example ([credentials.default] endpoints)"
+    );
+}
+
 #[tokio::test]
 async fn a_driver_that_keeps_no_window_is_told_so_and_others_go_on() {
     let site = Site::start("").await;

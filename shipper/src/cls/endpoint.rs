@@ -28,6 +28,15 @@ impl Endpoint {
     pub fn host(&self) -> &str {
         &self.host
     }
+
+    /// Returns the host's name or address without the port; an IPv6 address in its brackets.
+    pub fn name(&self) -> &str {
+        match self.host.rsplit_once(':') {
+            // A colon before the bracket is part of the address.
+            Some((name, port)) if !port.contains(']') => name,
+            _ => &self.host,
+        }
+    }
 }
 
 impl FromStr for Endpoint {
@@ -87,12 +96,30 @@ mod tests {
             ("user@h", Err(EndpointError::Host)),
             ("h:99999", Err(EndpointError::Host)),
             ("h?x=1", Err(EndpointError::Host)),
+            // What a URL would end the host at, before a name that keys may be used at.
+            ("x#.cls.tencentcs.com", Err(EndpointError::Host)),
+            ("x\\.cls.tencentcs.com", Err(EndpointError::Host)),
+            ("x%2f.cls.tencentcs.com", Err(EndpointError::Host)),
+            ("x:80.cls.tencentcs.com", Err(EndpointError::Host)),
         ];
         for (text, expected) in cases {
             let got = text
                 .parse::<Endpoint>()
                 .map(|endpoint| endpoint.to_string());
             assert_eq!(got, expected.map(str::to_owned), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_has_no_port() {
+        for (text, name) in [
+            ("H.example", "h.example"),
+            ("http://h:9080", "h"),
+            ("127.0.0.1:443", "127.0.0.1"),
+            ("[::1]:9080", "[::1]"),
+            ("[::1]", "[::1]"),
+        ] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().name(), name, "{text}");
         }
     }
 }

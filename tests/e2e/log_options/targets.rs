@@ -113,7 +113,7 @@ async fn options_say_where_records_go_and_who_signs() {
         let dead_letters = scene.engine.folder().join("dead-letters.jsonl");
         let sections = format!(
             "[credentials.other]\nsource = \"inline\"\nsecret_id = \"{OTHER_SECRET_ID}\"\n\
-             secret_key = \"{OTHER_SECRET_KEY}\"\n\n[dead_letter]\npath = \"{}\"\n",
+             secret_key = \"{OTHER_SECRET_KEY}\"\nendpoints = [\"127.0.0.1\"]\n\n[dead_letter]\npath = \"{}\"\n",
             dead_letters.display()
         );
         scene.start_shipper_with(&sections).await;
@@ -148,6 +148,10 @@ async fn what_is_missing_is_named(scene: &Scene) {
     let message = refusal(scene, &options).await;
     assert!(message.contains("credentials=nobody"), "{message}");
     assert!(message.contains("known: other"), "{message}");
+    let options = ["endpoint=h", "topic_id=t", "credentials=other"];
+    let message = refusal(scene, &options).await;
+    let part = "log-opt endpoint=h: credentials \"other\" may not be used at host h";
+    assert!(message.contains(part), "{message}");
 }
 
 async fn retries_bound_the_attempts(scene: &mut Scene, dead_letters: &Path) {

@@ -1,0 +1,82 @@
+//! Where keys may be used.
+//!
+//! A container names its endpoint and whose keys sign for it. Without a bound, whoever may start a
+//! container could have the operator's keys used at a server of their own, which then has the lines,
+//! signatures, and the token of a temporary key. So a source's keys are used at the hosts that the
+//! configuration allows, and nowhere else. A container's own keys may go anywhere.
+//!
+//! Patterns are those of [`tenant`](crate::tenant), over the host's name in lower case, without port.
+
+use std::collections::BTreeMap;
+
+use wildmatch::WildMatch;
+
+use crate::cls::endpoint::Endpoint;
+
+/// The hosts that the keys of each source may be used at.
+#[derive(Debug)]
+pub struct Reach(BTreeMap<String, Vec<WildMatch>>);
+
+impl Reach {
+    /// Takes the patterns of each source over.
+    pub fn new(allowed: &BTreeMap<String, Vec<String>>) -> Self {
+        let patterns =
+            |hosts: &Vec<String>| hosts.iter().map(|host| WildMatch::new(host)).collect();
+        let allowed = allowed.iter();
+        Self(
+            allowed
+                .map(|(name, hosts)| (name.clone(), patterns(hosts)))
+                .collect(),
+        )
+    }
+
+    /// Returns why the keys of a source may not be used at an endpoint, if that is so. A source that
+    /// is not configured is not this one's to judge: it has no keys.
+    pub fn fault(&self, source: &str, endpoint: &Endpoint) -> Option<String> {
+        let allowed = self.0.get(source)?;
+        let host = endpoint.name();
+        if allowed.iter().any(|pattern| pattern.matches(host)) {
+            return None;
+        }
+        let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+        let allowed = allowed.join(", ");
+        Some(format!(
+            "credentials \"{source}\" may not be used at host {host}, allowed: {allowed} \
+             ([credentials.{source}] endpoints)"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_used_at_hosts_that_are_allowed_and_nowhere_else() {
+        let hosts = ["*.cls.tencentcs.com", "127.0.0.1", "[::1]"].map(str::to_owned);
+        let reach = Reach::new(&BTreeMap::from([("a".to_owned(), hosts.to_vec())]));
+        for (endpoint, is_allowed) in [
+            ("ap-guangzhou.cls.tencentcs.com", true),
+            ("http://AP-GUANGZHOU.cls.tencentcs.com:8080", true),
+            ("http://127.0.0.1:9080", true),
+            ("[::1]:1", true),
+            ("cls.tencentcs.com", false),
+            ("ap-guangzhou.cls.tencentcs.com.example", false),
+            ("evilcls.tencentcs.com", false),
+            ("127.0.0.11", false),
+            ("127.1", false),
+            ("[::2]", false),
+        ] {
+            let fault = reach.fault("a", &endpoint.parse().unwrap());
+            assert_eq!(fault.is_none(), is_allowed, "{endpoint}: {fault:?}");
+        }
+        assert_eq!(
+            reach.fault("a", &"http://Evil.example:80".parse().unwrap()),
+            Some(
+                "credentials \"a\" may not be used at host evil.example, allowed: \
+                 *.cls.tencentcs.com, 127.0.0.1, [::1] ([credentials.a] endpoints)"
+                    .into()
+            )
+        );
+    }
+}
