@@ -11,6 +11,7 @@
 //! The sources can be replaced while lanes use them; a lane whose source is gone holds.
 
 pub mod fetch;
+mod key_file;
 pub mod reach;
 mod renewed;
 
@@ -18,18 +19,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use serde::Deserialize;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::clock::WallClock;
 use crate::config::CredentialSource;
-use crate::watched::Watched;
 use fetch::{FetchError, Fetcher};
+use key_file::KeyFile;
 use renewed::Renewed;
 
 /// How often a source is looked at while somebody waits for another key pair, however many do.
@@ -128,12 +127,24 @@ pub enum CredentialsError {
     /// they can quote the file.
     #[error(
         "credentials file {} must be JSON or TOML with the strings secret_id, secret_key and \
-         optionally token",
+         optionally token and expiration, which is a time as in RFC 3339 or UNIX seconds",
         path.display()
     )]
     Content {
         /// The file.
         path: PathBuf,
+    },
+    /// The file says that its key pair is not valid any more.
+    #[error(
+        "the key pair in credentials file {} has expired at {expiration}, and the file has not been \
+         replaced",
+        path.display()
+    )]
+    Expired {
+        /// The file.
+        path: PathBuf,
+        /// When it has expired, as in RFC 3339.
+        expiration: String,
     },
 }
 
@@ -158,13 +169,6 @@ enum Source {
     Fixed(Arc<Credentials>),
     File(KeyFile),
     Temporary(Arc<Renewed>),
-}
-
-/// A file, and when somebody who waits for another pair has last looked at it.
-#[derive(Debug)]
-struct KeyFile {
-    content: Watched<Credentials>,
-    looked_at: Mutex<Option<Instant>>,
 }
 
 impl CredentialStore {
@@ -220,7 +224,8 @@ impl CredentialStore {
     /// fetched again ahead of its expiry.
     ///
     /// # Errors
-    /// The source is unknown, its file can't be read or understood, or nothing can be fetched.
+    /// The source is unknown, its file can't be read or understood or its pair has expired, or nothing
+    /// can be fetched.
     pub async fn snapshot(
         &self,
         wanted: &CredentialRef,
@@ -286,7 +291,7 @@ impl CredentialStore {
         };
         match &entry.source {
             Source::Fixed(_) => {}
-            Source::File(file) => file.content.forget(refused),
+            Source::File(file) => file.forget(refused),
             Source::Temporary(renewed) => renewed.forget(refused),
         }
     }
@@ -296,7 +301,7 @@ impl Entry {
     fn new(name: &str, config: &CredentialSource, clock: &WallClock) -> Self {
         let source = match config {
             CredentialSource::Inline(fixed) => Source::Fixed(Arc::new(fixed.clone())),
-            CredentialSource::File(path) => Source::File(KeyFile::new(path.clone())),
+            CredentialSource::File(path) => Source::File(KeyFile::new(path.clone(), clock.clone())),
             CredentialSource::Temporary(origin) => {
                 let fetcher = Fetcher::new(origin.clone());
                 let renewed = Renewed::new(name.to_owned(), fetcher, clock.clone());
@@ -318,94 +323,6 @@ impl Entry {
             Source::Temporary(renewed) => renewed.replaced(refused).await,
         }
     }
-}
-
-impl KeyFile {
-    fn new(path: PathBuf) -> Self {
-        Self {
-            content: Watched::new(vec![path]),
-            looked_at: Mutex::default(),
-        }
-    }
-
-    fn read(&self) -> Result<Arc<Credentials>, CredentialsError> {
-        let path = || self.content.path().to_owned();
-        let parsed = self.content.get(|paths| {
-            let text = paths
-                .first()
-                .map(std::fs::read_to_string)
-                .transpose()?
-                .unwrap_or_default();
-            parse(&Zeroizing::new(text)).ok_or(FileFault::Content)
-        });
-        parsed.map_err(|fault| match fault {
-            FileFault::Read(source) => CredentialsError::Read {
-                path: path(),
-                source,
-            },
-            FileFault::Content => CredentialsError::Content { path: path() },
-        })
-    }
-
-    async fn replaced(&self, refused: Option<&Credentials>) {
-        loop {
-            tokio::time::sleep(LOOK_PERIOD).await;
-            // A file that can't be read is no other pair.
-            let known = if self.is_look_due(Instant::now()) {
-                self.read().ok()
-            } else {
-                self.content.last()
-            };
-            if known.is_some_and(|known| Some(&*known) != refused) {
-                return;
-            }
-        }
-    }
-
-    /// Returns whether nobody has looked within the period, and counts a look if so.
-    fn is_look_due(&self, now: Instant) -> bool {
-        let mut looked_at = self
-            .looked_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let is_due = looked_at.is_none_or(|at| now >= at + LOOK_PERIOD);
-        if is_due {
-            *looked_at = Some(now);
-        }
-        is_due
-    }
-}
-
-enum FileFault {
-    Read(std::io::Error),
-    Content,
-}
-
-impl From<std::io::Error> for FileFault {
-    fn from(source: std::io::Error) -> Self {
-        Self::Read(source)
-    }
-}
-
-#[derive(Deserialize)]
-struct CredentialsFile {
-    secret_id: String,
-    secret_key: String,
-    token: Option<String>,
-}
-
-fn parse(text: &str) -> Option<Credentials> {
-    let file: CredentialsFile = serde_json::from_str(text)
-        .ok()
-        .or_else(|| toml::from_str(text).ok())?;
-    Some(Credentials {
-        id: Secret::new(file.secret_id),
-        key: Secret::new(file.secret_key),
-        token: file
-            .token
-            .filter(|token| !token.is_empty())
-            .map(Secret::new),
-    })
 }
 
 #[cfg(test)]
@@ -471,14 +388,6 @@ mod tests {
         assert!(wait(Some(&refused), short).await, "a link to another pair");
         assert_eq!(id(&store).await.unwrap(), "two");
         assert!(wait(None, short).await, "any pair will do");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn however_many_wait_a_file_is_looked_at_once_a_period() {
-        let file = KeyFile::new("/nonexistent".into());
-        let start = Instant::now();
-        let looks = (0..100).filter(|n| file.is_look_due(start + LOOK_PERIOD / 10 * *n));
-        assert_eq!(looks.count(), 10);
     }
 
     #[tokio::test]

@@ -5,11 +5,12 @@
 //! in the stand-in. Afterwards everything that both processes have written, and all that the shipper's
 //! admin server shows, is searched for every key.
 
-use crate::fleet::{Cloud, Writing, driver, shipper};
+use crate::fleet::{Cloud, Writing, driver, shipper, wait};
+use shipper::clock::WallClock;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use world::dockerd::Info;
 use world::metadata::{CVM_KEY, Metadata, OIDC_KEY, WEB_IDENTITY};
 use world::nodes::{Driver, Shipper, everything_in};
@@ -268,6 +269,62 @@ async fn keys_of_all_sources_change_under_load_and_cost_no_line() {
     }
     assert!(gaps.iter().all(|gap| *gap < GAP_MAX));
     assert!(resumed_in < GAP_MAX);
+}
+
+/// CLS itself would go on taking the key that has expired: it is the shipper that stops.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_expires_in_its_file_holds_its_lane_until_the_next_one_comes() {
+    const LIFE_S: u64 = 3;
+    let keys = [1, 2].map(|number| key(FILE_KEY, number));
+    let cloud = Cloud::start().await;
+    cloud.standin.replace_keys(keys.to_vec());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys");
+    let write = |key: &Key, life_s: u64| {
+        let expiration = WallClock::system().unix_s() + life_s;
+        let content = content(key).replace('}', &format!(r#", "expiration": {expiration}}}"#));
+        std::fs::write(&path, content).unwrap();
+    };
+    let mut settings = cloud.shipper("", "");
+    settings.credentials = format!("source = \"file\"\npath = \"{}\"", path.display());
+    let shipper = shipper(settings).await;
+    let endpoint = format!("unix://{}", shipper.socket().display());
+    let mut driver = driver("host-1", &endpoint, &[]).await;
+    let mut writing = Writing::new();
+    write(&keys[0], LIFE_S);
+    writing.start(&mut driver, "s", 8_000, 1_000).await;
+    let of_key = |key: &Key| {
+        let arrivals = cloud.arrivals().into_iter();
+        arrivals
+            .filter(|one| one.secret_id == key.secret_id)
+            .count()
+    };
+    let said = async |what: &str| {
+        wait(what, &shipper.log(), async || shipper.log().contains(what)).await;
+    };
+    said("expires soon").await;
+    said("has expired at").await;
+    // What was under way then has arrived.
+    sleep(Duration::from_millis(500)).await;
+    let by_first = of_key(&keys[0]);
+    sleep(Duration::from_secs(2)).await;
+    assert!(by_first > 0);
+    assert_eq!(of_key(&keys[0]), by_first, "{}", shipper.log());
+    write(&keys[1], 3_600);
+    let pipes = writing.finish().await;
+    let report = cloud.settle(&writing.scripts).await;
+    let log = shipper.log();
+    assert!(report.is_exact(), "{report}{log}");
+    assert!(of_key(&keys[1]) > 0 && of_key(&keys[0]) == by_first);
+    let warned = log.lines().filter(|line| line.contains("expires soon"));
+    assert_eq!(warned.count(), 1, "{log}");
+    let told = log.lines().find(|line| line.contains("has expired at"));
+    let told = told.unwrap();
+    let file = path.display().to_string();
+    assert!(told.contains("ERROR") && told.contains(&file), "{told}");
+    assert!(told.contains("the lane holds"), "{told}");
+    check_without(&log, &keys, "a log");
+    drop(pipes);
 }
 
 /// Keys in log options work, and each of both processes says once what would be safer: the shipper
