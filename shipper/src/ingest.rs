@@ -28,7 +28,7 @@ use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::record::{Formatter, Origin};
 use crate::route::{Router, Warned};
-use crate::session::Session;
+use crate::session::{Session, check_host_name};
 use crate::tenant::{Host, Peer, Tenants};
 use crate::window::Budget;
 
@@ -157,18 +157,22 @@ impl Relay for RelayService {
         &self,
         request: Request<Streaming<HostReport>>,
     ) -> Result<Response<ReportAck>, Status> {
+        // Before the peer is looked at, so that no replacement of it goes unseen.
+        let mut policy = self.0.policy.subscribe();
         let host = self.0.admit(&request)?;
         let mut reports = request.into_inner();
-        while let Some(report) = reports.message().await? {
-            if host.may_be(&report.host) {
-                self.0.ledger.put(report);
-            } else {
-                let rule = format!(
-                    "tenant {} may not report for {}",
-                    host.tenant(),
-                    report.host
-                );
-                return Err(Status::permission_denied(rule));
+        loop {
+            let report = tokio::select! {
+                biased;
+                // As streams do, reports begin anew by other rules: the host may be allowed less.
+                Ok(()) = policy.changed() => break,
+                report = reports.message() => report?,
+            };
+            let Some(report) = report else { break };
+            if let Err(fault) = self.0.take_report(&host, report) {
+                self.0
+                    .note_refusal(&host, "report", std::slice::from_ref(&fault));
+                return Err(Status::permission_denied(cut(&fault)));
             }
         }
         Ok(Response::new(ReportAck {}))
@@ -202,6 +206,27 @@ impl Ingest {
                 Err(Status::unauthenticated(error.to_string()))
             }
         }
+    }
+
+    /// Puts a report into the ledger, if the host may bear its name. What of it finds no place there
+    /// is counted and logged as a refusal is, and the call goes on.
+    fn take_report(&self, host: &Host, report: HostReport) -> Result<(), String> {
+        check_host_name(&report.host)?;
+        let tenant = host.tenant();
+        if !host.may_be(&report.host) {
+            return Err(format!(
+                "tenant {tenant} may not report for {}",
+                report.host
+            ));
+        }
+        let name = report.host.clone();
+        let homeless_count = self.ledger.put(tenant, report);
+        if homeless_count > 0 {
+            let fault =
+                format!("the ledger has no place for {homeless_count} streams of host {name}");
+            self.note_refusal(host, "report", &[fault]);
+        }
+        Ok(())
     }
 
     /// Counts what a tenant was not allowed, and logs it now and then: a driver asks again.

@@ -7,18 +7,43 @@
 //!
 //! A driver tells of a stream that is over once, or not at all if it was killed just then: a stream
 //! that a host reports no more stays with what was last said of it, until newer ones push it out.
+//!
+//! A host may report anything, under as many names as its tenant has. So all that is kept has a
+//! bound, and each tenant one of its own: whoever reaches it keeps nobody else out. What finds no
+//! place is not shown, which is counted and logged; the streams themselves are not affected. A tenant
+//! that makes the most of its bounds takes about 200 MiB here.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
+use proto::limits::STREAMS_PER_CALL_MAX;
 use proto::relay::{HostReport, StreamReport};
 use serde::{Deserialize, Serialize};
 
-/// Hosts whose reports are kept. A further one is not shown; its streams are not affected.
-const HOSTS_MAX: usize = 10_000;
+/// Hosts of a tenant whose reports are kept.
+const TENANT_HOSTS_MAX: usize = 10_000;
 
-/// Streams that are kept although no host reports them any more.
+/// Streams of a tenant's hosts that are kept.
+const TENANT_STREAMS_MAX: usize = 100_000;
+
+/// Streams of one report that are kept: as many as a call has, and as many of those that are over
+/// as a driver remembers.
+const REPORT_STREAMS_MAX: usize = STREAMS_PER_CALL_MAX + 1_024;
+
+/// Streams of a tenant that are kept although no host reports them any more.
 const OVER_MAX: usize = 10_000;
+
+/// Bytes of a name or id that are kept: an id has 64, and Docker's own names are shorter still.
+const NAME_BYTES_MAX: usize = 256;
+
+/// Reasons of a stream's drops that are kept, twice what a driver has.
+const REASONS_MAX: usize = 8;
+
+/// Bytes of a reason. A longer one, and one too many, counts as [`OTHER_REASON`].
+const REASON_BYTES_MAX: usize = 32;
+
+/// What is said of drops whose reasons are not kept.
+const OTHER_REASON: &str = "other";
 
 /// The last word of each host on each of its streams.
 #[derive(Debug, Default)]
@@ -28,8 +53,24 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// The last report of each host.
-    hosts: BTreeMap<String, HostReport>,
+    /// What each host has last reported.
+    hosts: BTreeMap<String, Reported>,
+    /// What each tenant has here, by its name.
+    tenants: HashMap<String, Share>,
+}
+
+#[derive(Debug)]
+struct Reported {
+    tenant: String,
+    streams: Vec<StreamReport>,
+}
+
+/// What a tenant has in the ledger.
+#[derive(Debug, Default)]
+struct Share {
+    host_count: usize,
+    /// Streams of its hosts.
+    stream_count: usize,
     over: Over,
 }
 
@@ -62,40 +103,94 @@ pub struct Line {
 
 impl Ledger {
     /// Takes a host's report in place of its last one; what that one had and this one has not is
-    /// over.
-    pub fn put(&self, report: HostReport) {
+    /// over. Returns how many of its streams found no place.
+    pub fn put(&self, tenant: &str, report: HostReport) -> usize {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { hosts, over } = &mut *inner;
-        if hosts.len() >= HOSTS_MAX && !hosts.contains_key(&report.host) {
-            return;
-        }
-        let host = report.host.clone();
-        for stream in &report.streams {
-            over.remove(&stream.journal_id);
-        }
-        let is_reported: HashSet<&str> = ids(&report.streams).collect();
-        let last = hosts
-            .get_mut(&host)
-            .map(|last| std::mem::take(&mut last.streams));
+        let HostReport { host, streams, .. } = report;
+        let last = inner.take(&host);
+        let share = inner.tenants.entry(tenant.to_owned()).or_default();
+        let is_reported: HashSet<&str> = ids(&streams).collect();
         for stream in last.into_iter().flatten() {
             if !is_reported.contains(stream.journal_id.as_str()) {
-                over.push(&host, stream);
+                share.over.push(&host, stream);
             }
         }
-        hosts.insert(host, report);
+        for id in is_reported {
+            share.over.remove(id);
+        }
+        if share.host_count >= TENANT_HOSTS_MAX {
+            return streams.len();
+        }
+        let stream_count = streams.len();
+        let room = TENANT_STREAMS_MAX - share.stream_count;
+        let kept = streams.into_iter().take(room.min(REPORT_STREAMS_MAX));
+        let streams: Vec<StreamReport> = kept.map(bounded).collect();
+        let homeless_count = stream_count - streams.len();
+        share.host_count += 1;
+        share.stream_count += streams.len();
+        let tenant = tenant.to_owned();
+        inner.hosts.insert(host, Reported { tenant, streams });
+        homeless_count
     }
 
     /// Returns one line per stream, by host and container name.
     pub fn lines(&self) -> Vec<Line> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let reported = inner.hosts.values().flat_map(|report| {
-            let streams = report.streams.iter();
-            streams.map(|stream| Line::new(&report.host, stream))
+        let reported = inner.hosts.iter().flat_map(|(host, reported)| {
+            let streams = reported.streams.iter();
+            streams.map(|stream| Line::new(host, stream))
         });
-        let mut lines: Vec<Line> = reported.chain(inner.over.lines()).collect();
+        let over = inner.tenants.values().flat_map(|share| share.over.lines());
+        let mut lines: Vec<Line> = reported.chain(over).collect();
         lines.sort_by(|a, b| (&a.host, &a.container_name).cmp(&(&b.host, &b.container_name)));
         lines
     }
+}
+
+impl Inner {
+    /// Takes out what a host has last reported, whosever it was then.
+    fn take(&mut self, host: &str) -> Option<Vec<StreamReport>> {
+        let Reported { tenant, streams } = self.hosts.remove(host)?;
+        if let Some(share) = self.tenants.get_mut(&tenant) {
+            share.host_count -= 1;
+            share.stream_count -= streams.len();
+        }
+        Some(streams)
+    }
+}
+
+/// Returns what of a stream's report is kept.
+fn bounded(mut stream: StreamReport) -> StreamReport {
+    let names = [
+        &mut stream.journal_id,
+        &mut stream.container_id,
+        &mut stream.container_name,
+    ];
+    for name in names {
+        name.truncate(name.floor_char_boundary(NAME_BYTES_MAX));
+        name.shrink_to_fit();
+    }
+    let reasons = &stream.dropped_entries;
+    if reasons.len() > REASONS_MAX || reasons.keys().any(|name| name.len() > REASON_BYTES_MAX) {
+        stream.dropped_entries = few_reasons(std::mem::take(&mut stream.dropped_entries));
+    }
+    stream
+}
+
+/// Adds up reasons that are too long or too many, so that the sum stays what it was.
+fn few_reasons(reasons: HashMap<String, u64>) -> HashMap<String, u64> {
+    let mut few = HashMap::new();
+    let mut other = 0_u64;
+    for (reason, count) in reasons {
+        if reason.len() > REASON_BYTES_MAX || few.len() + 1 >= REASONS_MAX {
+            other = other.saturating_add(count);
+        } else {
+            few.insert(reason, count);
+        }
+    }
+    let named = few.entry(OTHER_REASON.to_owned()).or_insert(0);
+    *named = named.saturating_add(other);
+    few
 }
 
 fn ids(streams: &[StreamReport]) -> impl Iterator<Item = &str> {
@@ -275,13 +370,13 @@ mod tests {
     #[test]
     fn a_stream_that_is_over_stays_with_what_was_last_said() {
         let ledger = Ledger::default();
-        ledger.put(report_of("a", "j1", 5));
-        ledger.put(report_of("a", "j2", 6));
-        ledger.put(report_of("b", "j3", 7));
+        ledger.put("t", report_of("a", "j1", 5));
+        ledger.put("t", report_of("a", "j2", 6));
+        ledger.put("t", report_of("b", "j3", 7));
         let all = [("j1", 5), ("j2", 6), ("j3", 7)].map(|(id, count)| (id.to_owned(), count));
         assert_eq!(received(&ledger), all);
         // Reported again, it is there once.
-        ledger.put(report_of("a", "j1", 9));
+        ledger.put("t", report_of("a", "j1", 9));
         let all = [("j1", 9), ("j2", 6), ("j3", 7)].map(|(id, count)| (id.to_owned(), count));
         assert_eq!(received(&ledger), all);
     }
@@ -290,19 +385,125 @@ mod tests {
     fn the_oldest_streams_that_are_over_are_forgotten() {
         let ledger = Ledger::default();
         for number in 0..=OVER_MAX + 1 {
-            ledger.put(report_of("a", &format!("{number:05}"), 1));
+            ledger.put("t", report_of("a", &format!("{number:05}"), 1));
         }
         let received = received(&ledger);
         assert_eq!(received.len(), OVER_MAX + 1);
         assert_eq!(received[0].0, "00001");
     }
 
+    fn many(host: &str, first: usize, count: usize) -> HostReport {
+        let of = |number| {
+            let id = format!("{host}-{number}");
+            report_of(host, &id, 5).streams.remove(0)
+        };
+        HostReport {
+            streams: (first..first + count).map(of).collect(),
+            ..report_of(host, "", 5)
+        }
+    }
+
+    #[test]
+    fn a_report_has_so_many_streams_and_the_rest_is_not_shown() {
+        let ledger = Ledger::default();
+        let all = REPORT_STREAMS_MAX + 1;
+        assert_eq!(ledger.put("t", many("a", 0, all - 1)), 0);
+        assert_eq!(ledger.put("t", many("a", 0, all)), 1);
+        assert_eq!(ledger.lines().len(), all - 1);
+        // One that found no place is not over, for all that is known.
+        let last = ledger.put("t", many("a", 1, all));
+        assert_eq!(last, 1);
+        let ids: HashSet<String> = ledger.lines().into_iter().map(|l| l.journal_id).collect();
+        assert_eq!(ids.len(), all, "and one is over");
+        assert!(ids.contains("a-0"));
+    }
+
+    /// Under however many names a tenant reports, another one has its place.
+    #[test]
+    fn a_tenant_at_its_bounds_keeps_nobody_else_out() {
+        let ledger = Ledger::default();
+        let per_host = 10_000;
+        for number in 0..TENANT_STREAMS_MAX / per_host {
+            let host = format!("many-{number}");
+            assert_eq!(ledger.put("bad", many(&host, 0, per_host)), 0);
+        }
+        assert_eq!(ledger.put("bad", many("more", 0, 3)), 3);
+        assert_eq!(ledger.put("good", many("good", 0, 3)), 0);
+        assert_eq!(ledger.lines().len(), TENANT_STREAMS_MAX + 3);
+        // A host that has fewer makes room, and what it had is kept within its own bound.
+        assert_eq!(ledger.put("bad", many("many-0", 0, 1)), 0);
+        assert_eq!(ledger.put("bad", many("more", 0, 3)), 0);
+        for number in 0..=TENANT_HOSTS_MAX {
+            ledger.put("bad", many(&format!("few-{number}"), 0, 0));
+        }
+        assert_eq!(ledger.put("bad", many("too-many", 0, 1)), 1);
+        assert_eq!(ledger.put("good", many("good", 0, 4)), 0);
+        let good = ledger.lines();
+        let good = good.iter().filter(|line| line.host == "good");
+        assert_eq!(good.count(), 4);
+    }
+
+    #[test]
+    fn streams_that_are_over_of_one_tenant_push_out_none_of_another() {
+        let ledger = Ledger::default();
+        ledger.put("good", many("good", 0, 1));
+        ledger.put("good", many("good", 1, 1));
+        for round in 0..3 {
+            ledger.put("bad", many("bad", round * OVER_MAX, OVER_MAX));
+        }
+        // Nor by naming them.
+        let mut stolen = many("bad", 0, 1);
+        stolen.streams[0].journal_id = "good-0".into();
+        ledger.put("bad", stolen);
+        let ids: Vec<_> = received(&ledger).into_iter().map(|(id, _)| id).collect();
+        assert_eq!(ids.iter().filter(|id| *id == "good-0").count(), 2);
+        assert_eq!(ids.len(), 2 + OVER_MAX + 1);
+    }
+
+    #[test]
+    fn a_host_is_of_the_tenant_that_has_last_reported_it() {
+        let ledger = Ledger::default();
+        ledger.put("a", many("h", 0, 2));
+        ledger.put("b", many("h", 0, 3));
+        assert_eq!(ledger.lines().len(), 3);
+        let inner = ledger.inner.lock().unwrap();
+        let counts = ["a", "b"].map(|tenant| {
+            let share = &inner.tenants[tenant];
+            (share.host_count, share.stream_count)
+        });
+        assert_eq!(counts, [(0, 0), (1, 3)]);
+    }
+
+    #[test]
+    fn names_are_cut_and_reasons_added_up() {
+        let ledger = Ledger::default();
+        let mut long = report_of("a", &"j".repeat(1_000), 100);
+        let stream = &mut long.streams[0];
+        stream.container_name = "\u{e9}".repeat(1_000);
+        let reasons = (0..20).map(|number| (format!("reason-{number}"), 1));
+        stream.dropped_entries = reasons.chain([("x".repeat(33), 1)]).collect();
+        ledger.put("t", long);
+        let line = ledger.lines().remove(0);
+        assert_eq!(line.journal_id.len(), NAME_BYTES_MAX);
+        assert_eq!(line.container_name.len(), NAME_BYTES_MAX);
+        assert_eq!(line.dropped.len(), REASONS_MAX);
+        assert_eq!(line.dropped[OTHER_REASON], 21 - 7);
+        assert_eq!(line.buffered, 100 - 7 - 21, "no drop is forgotten");
+        let mut few = report_of("a", "j", 100);
+        let one = "x".repeat(REASON_BYTES_MAX);
+        few.streams[0].dropped_entries = [(one.clone(), 1)].into();
+        ledger.put("t", few);
+        let lines = ledger.lines();
+        let line = lines.iter().find(|line| line.journal_id == "j").unwrap();
+        assert_eq!(line.dropped, [(one, 1)].into());
+    }
+
     #[test]
     fn what_is_not_settled_is_buffered_and_a_new_report_replaces_the_old() {
         let ledger = Ledger::default();
-        ledger.put(report("b", 9));
-        ledger.put(report("a", 9));
-        ledger.put(report("a", 12));
+        ledger.put("t", report("b", 9));
+        ledger.put("t", report("a", 9));
+        ledger.put("t", report("a", 12));
         let lines = ledger.lines();
         assert_eq!(lines.len(), 2);
         assert_eq!((lines[0].host.as_str(), lines[0].buffered), ("a", 3));

@@ -107,7 +107,10 @@ impl Default for Metrics {
             ),
             refused_calls: metric!("refused_calls", "Calls that no tenant is for"),
             refused_connections: metric!("refused_connections", "Connections too many"),
-            refusals: metric!("refusals", "Streams (open) and options (check) refused"),
+            refusals: metric!(
+                "refusals",
+                "Streams (open), options (check) and reports (report) refused"
+            ),
             restarted_streams: metric!(
                 "restarted_streams",
                 "Streams that started over because a task of theirs failed"

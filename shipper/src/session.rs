@@ -796,14 +796,19 @@ fn check_open(open: &Open) -> Result<(), String> {
         ))
     } else if open.journal_id.len() != 32 || !open.journal_id.bytes().all(is_hex) {
         Err("the journal's id must be 32 lower-case hex digits".to_owned())
-    } else if open.host.len() > HOST_BYTES_MAX {
-        let bytes = open.host.len();
-        Err(format!(
-            "the host name is {bytes} bytes, the limit is {HOST_BYTES_MAX}"
-        ))
     } else {
-        Ok(())
+        check_host_name(&open.host)
     }
+}
+
+/// Checks what a host says that its name is.
+pub(crate) fn check_host_name(host: &str) -> Result<(), String> {
+    let bytes = host.len();
+    if bytes > HOST_BYTES_MAX {
+        let rule = format!("the host name is {bytes} bytes, the limit is {HOST_BYTES_MAX}");
+        return Err(rule);
+    }
+    Ok(())
 }
 
 fn broken(number: u32, what: &str) -> Status {
