@@ -3,7 +3,7 @@
 //!
 //! Method: real processes on loopback TCP; a link that can be cut stands before one of the hosts.
 
-use crate::fleet::{Cloud, Writing, driver, shipper, wait};
+use crate::fleet::{Cloud, Writing, driver, mean_share, shipper, wait};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -94,18 +94,25 @@ async fn a_shipper_that_stops_in_good_order_repeats_nothing() {
     );
 }
 
+/// A host changes sides whenever a stay of 0.5 to 4 s is over, on its own, so from 1.5 ages after the
+/// last moment that they share on, each shipper has half of the hosts in the mean. Over three ages,
+/// one host is at the first shipper for 0.50 of the time, with a standard deviation of 0.10 (60,000
+/// simulated hosts). By Chernoff's bound over that distribution, the mean of twelve is outside of 0.3
+/// to 0.7 with a chance of 2e-10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hosts_spread_over_a_shipper_that_has_come_back() {
+    const HOSTS: u64 = 12;
+    const AGE: Duration = Duration::from_secs(4);
     let cloud = Cloud::start().await;
-    let (mut first, first_at) = listening(&cloud, 2).await;
-    let (second, second_at) = listening(&cloud, 2).await;
+    let (mut first, first_at) = listening(&cloud, AGE.as_secs()).await;
+    let (second, second_at) = listening(&cloud, AGE.as_secs()).await;
     let mut drivers = Vec::new();
     let mut writing = Writing::new();
-    for number in 0..4 {
+    for number in 0..HOSTS {
         let endpoints = format!("{first_at},{second_at}");
         let mut driver = driver(&format!("host-{number}"), &endpoints, &[]).await;
         writing
-            .start(&mut driver, &format!("s{number}"), 10_000, 1_000)
+            .start(&mut driver, &format!("s{number}"), 2_500, 100)
             .await;
         drivers.push(driver);
     }
@@ -114,7 +121,7 @@ async fn hosts_spread_over_a_shipper_that_has_come_back() {
     wait(
         "all on the second",
         &logs(&drivers, &[&second]),
-        async || hosts(&second).await == 4,
+        async || hosts(&second).await == HOSTS,
     )
     .await;
     first.up().await.unwrap();
@@ -126,10 +133,16 @@ async fn hosts_spread_over_a_shipper_that_has_come_back() {
     )
     .await;
     let took = began.elapsed();
+    sleep((AGE * 3 / 2).saturating_sub(took)).await;
+    let share = mean_share([&first, &second], AGE * 3).await;
     let _pipes = writing.finish().await;
     let report = cloud.settle(&writing.scripts).await;
-    eprintln!("four hosts, age limit 2 s: both shippers have some after {took:?}; {report}");
+    eprintln!(
+        "{HOSTS} hosts, age limit {AGE:?}: the first shipper has some after {took:?}, and a share of \
+         {share:.2} of them in the mean; {report}"
+    );
     let logs = logs(&drivers, &[&first, &second]);
+    assert!((0.3..0.7).contains(&share), "{share}\n{logs}");
     assert!(report.is_at_least_once(), "{report}{logs}");
     assert!(!logs.contains("no shipper can be reached"), "{logs}");
 }

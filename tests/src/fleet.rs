@@ -215,6 +215,28 @@ pub async fn wait(what: &str, nodes: &str, is_met: impl AsyncFnMut() -> bool) {
     }
 }
 
+/// Returns which share of all hosts the first of two shippers has, on the average of many looks over
+/// a time.
+pub async fn mean_share(shippers: [&Shipper; 2], time: Duration) -> f64 {
+    const LOOK_PERIOD: Duration = Duration::from_millis(100);
+    let until = Instant::now() + time;
+    let (mut shares, mut looks) = (0.0, 0.0);
+    while Instant::now() < until {
+        let mut counts = [0.0; 2];
+        for (count, shipper) in counts.iter_mut().zip(shippers) {
+            *count = shipper.metric("cls_shipper_hosts").await.unwrap() as f64;
+        }
+        let [first, second] = counts;
+        // A host that is changing is at neither.
+        if first + second > 0.0 {
+            shares += first / (first + second);
+            looks += 1.0;
+        }
+        tokio::time::sleep(LOOK_PERIOD).await;
+    }
+    shares / looks
+}
+
 /// Starts a driver of a name that dials `shipper`, with further settings.
 pub async fn driver(name: &str, shipper: &str, settings: &[(&str, &str)]) -> Driver {
     let first = [
