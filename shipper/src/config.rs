@@ -20,6 +20,7 @@ use toml::{Table, Value};
 
 use crate::cls::compress::Compression;
 use crate::cls::endpoint::Endpoint;
+use crate::connection::CONNECTIONS_MAX;
 use crate::credentials::fetch::{CVM_METADATA_URL, Origin, STS_URL};
 use crate::credentials::reach::Reach;
 use crate::credentials::{Credentials, Secret};
@@ -100,6 +101,8 @@ pub struct Listen {
     pub tls: Option<TlsFiles>,
     /// Age at which a call over TCP ends; `None` for no bound.
     pub connection_age_max: Option<Duration>,
+    /// Connections of one address; `None` for half of those that there may be.
+    pub connections_per_address_max: Option<usize>,
 }
 
 /// What a container's options need not say.
@@ -309,6 +312,15 @@ fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError
     }
 }
 
+const LISTEN_KEYS: [&str; 6] = [
+    "unix",
+    "tcp",
+    "tls",
+    "insecure",
+    "connection_age_max_s",
+    "connections_per_address_max",
+];
+
 fn read_listen(root: &mut Section, faults: &mut Faults) -> Listen {
     let mut section = root.section("listen", faults);
     let mut unix = section.text("unix", faults).map(PathBuf::from);
@@ -321,8 +333,12 @@ fn read_listen(root: &mut Section, faults: &mut Faults) -> Listen {
         CONNECTION_AGE_S_DEFAULT,
         faults,
     );
-    let known = ["unix", "tcp", "tls", "insecure", "connection_age_max_s"];
-    section.end(&known, faults);
+    let per_address_max = section.optional_number(
+        "connections_per_address_max",
+        1..=CONNECTIONS_MAX as u64,
+        faults,
+    );
+    section.end(&LISTEN_KEYS, faults);
     if let Some(address) =
         tcp.filter(|address| !address.ip().is_loopback() && tls.is_none() && !insecure)
     {
@@ -340,6 +356,7 @@ fn read_listen(root: &mut Section, faults: &mut Faults) -> Listen {
         tcp,
         tls,
         connection_age_max: (age_s > 0).then_some(Duration::from_secs(age_s)),
+        connections_per_address_max: per_address_max.and_then(|max| usize::try_from(max).ok()),
     }
 }
 
@@ -1064,6 +1081,7 @@ mod tests {
             colour = "red"
             [listen]
             tcp = "0.0.0.0:9000"
+            connections_per_address_max = 0
             [defaults]
             endpoint = "ftp://x"
             credentials = "prod"
@@ -1086,6 +1104,7 @@ mod tests {
         )
         .unwrap_err();
         insta::assert_snapshot!(error.replace("; ", ";\n"), @r#"
+        listen.connections_per_address_max = 0: it must be a whole number from 1 to 4096;
         listen.tcp = "0.0.0.0:9000": entries would cross the network unencrypted, add [listen.tls], use a loopback address, or set listen.insecure = true if the network is trusted;
         credentials.a.endpoints = []: it must name a host at least, "*" stands for all;
         credentials.default.endpoints has "https://h": it must be a host name without scheme and port, * is any text;

@@ -2,19 +2,23 @@
 //!
 //! A listener has at most so many connections ([`Gate`]); a further one is closed at once, counted
 //! and logged, so that the process never runs out of files and those that are connected notice
-//! nothing. So that strangers can't hold all of them, a connection is closed when no tenant's call
-//! was admitted on it within [`ADMISSION_WAIT_MAX`]: whether its peer sends nothing, one byte a
-//! second, or answers pings for ever. On the admin port, where nobody is admitted, the same holds
-//! for one that was given no answer for [`ANSWER_WAIT_MAX`].
+//! nothing. One address has at most half of the places, or as many as the configuration says: the
+//! hosts of a site may share an address, but none is to keep all others out.
+//!
+//! So that strangers can't hold all of them, a connection is closed when no tenant's call was admitted
+//! on it within [`ADMISSION_WAIT_MAX`]: whether its peer sends nothing, one byte a second, or answers
+//! pings for ever. On the admin port, where nobody is admitted, the same holds for one that was given
+//! no answer for [`ANSWER_WAIT_MAX`].
 //!
 //! A connection also knows when its peer was last heard of ([`Heard`]): what a silent network holds
 //! back is not late.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -65,6 +69,9 @@ pub struct Gate {
     listener: &'static str,
     slots: Arc<Semaphore>,
     connections_max: usize,
+    per_address_max: usize,
+    /// Connections of each address that has any.
+    of_addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
     metrics: Arc<Metrics>,
     /// Connections that began with TLS where none is spoken.
     misled_count: Arc<AtomicU64>,
@@ -74,18 +81,45 @@ pub struct Gate {
 #[derive(Debug)]
 pub struct Slot {
     gate: Gate,
+    address: Option<IpAddr>,
     _permit: OwnedSemaphorePermit,
 }
 
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let Some(address) = self.address else { return };
+        let of_addresses = self.gate.of_addresses.lock();
+        let mut of_addresses = of_addresses.unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = of_addresses.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                of_addresses.remove(&address);
+            }
+        }
+    }
+}
+
 impl Gate {
-    /// Makes the gate of a listener, which is named in messages.
+    /// Makes the gate of a listener, which is named in messages. One address has half of its places.
     pub fn new(listener: &'static str, connections_max: usize, metrics: Arc<Metrics>) -> Self {
         Self {
             listener,
             slots: Arc::new(Semaphore::new(connections_max)),
             connections_max,
+            per_address_max: connections_max.div_ceil(2),
+            of_addresses: Arc::default(),
             metrics,
             misled_count: Arc::default(),
+        }
+    }
+
+    /// Gives one address so many places instead of half of them, if a number is set.
+    #[must_use]
+    pub fn per_address(self, connections_max: Option<usize>) -> Self {
+        let per_address_max = connections_max.unwrap_or(self.per_address_max);
+        Self {
+            per_address_max,
+            ..self
         }
     }
 
@@ -101,25 +135,64 @@ impl Gate {
         }
     }
 
-    /// Returns a place for a connection, or nothing if all are taken: it is to be closed. That is
-    /// counted, and logged ever more rarely.
-    pub fn enter(&self) -> Option<Slot> {
-        if let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() {
-            let gate = self.clone();
-            return Some(Slot {
-                gate,
-                _permit: permit,
-            });
+    /// Returns a place for a connection from `address`, if it has one, or nothing if all of them, or of
+    /// that address, are taken: it is to be closed. That is counted, and logged ever more rarely.
+    pub fn enter(&self, address: Option<IpAddr>) -> Option<Slot> {
+        let listener = self.listener;
+        let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() else {
+            if let Some(count) = self.refuse() {
+                let connections_max = self.connections_max;
+                warn!(
+                    listener,
+                    connections_max, count, "a connection is closed: there are too many"
+                );
+            }
+            return None;
+        };
+        let address = address.map(site);
+        if address.is_some_and(|address| !self.count(address)) {
+            if let (Some(count), Some(address)) = (self.refuse(), address) {
+                let per_address_max = self.per_address_max;
+                warn!(listener, %address, per_address_max, count,
+                    "a connection is closed: its address has too many \
+                     (listen.connections_per_address_max)");
+            }
+            return None;
         }
+        let gate = self.clone();
+        Some(Slot {
+            gate,
+            address,
+            _permit: permit,
+        })
+    }
+
+    /// Counts a connection of an address; returns whether it may have another one.
+    fn count(&self, address: IpAddr) -> bool {
+        let of_addresses = self.of_addresses.lock();
+        let mut of_addresses = of_addresses.unwrap_or_else(PoisonError::into_inner);
+        let count = of_addresses.entry(address).or_insert(0);
+        let has_room = *count < self.per_address_max;
+        *count += usize::from(has_room);
+        has_room
+    }
+
+    /// Counts a connection that is closed. Returns how many there were, if that is to be logged.
+    fn refuse(&self) -> Option<u64> {
         let count = self.metrics.refused_connections.inc() + 1;
-        if count.is_power_of_two() {
-            let (listener, connections_max) = (self.listener, self.connections_max);
-            warn!(
-                listener,
-                connections_max, count, "a connection is closed: there are too many"
-            );
+        count.is_power_of_two().then_some(count)
+    }
+}
+
+/// Returns what stands for all addresses that one peer can have: it has an IPv4 address, but 64 bits of
+/// IPv6 addresses.
+fn site(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let prefix = address.to_bits() >> 64 << 64;
+            IpAddr::V6(Ipv6Addr::from_bits(prefix))
         }
-        None
+        address @ IpAddr::V4(_) => address,
     }
 }
 
@@ -349,7 +422,9 @@ pub async fn accept_unix(
         let Some((stream, _)) = usable(connection).await else {
             continue;
         };
-        let Some(slot) = gate.enter() else { continue };
+        let Some(slot) = gate.enter(None) else {
+            continue;
+        };
         let arrival = Arrival::over_unix(stream.peer_cred().ok().map(|peer| peer.uid()));
         // The server is stopping if it does not take the connection.
         let connection = Guarded::relay(stream, arrival, slot);
@@ -367,7 +442,9 @@ pub async fn accept_tcp(listener: TcpListener, gate: Gate, accepted: Accepted<Tc
         let Some((stream, address)) = usable(connection).await else {
             continue;
         };
-        let Some(slot) = gate.enter() else { continue };
+        let Some(slot) = gate.enter(Some(address.ip())) else {
+            continue;
+        };
         let connection = Guarded::relay(stream, Arrival::over_tcp(address, Vec::new()), slot);
         accepted.send(Ok(connection)).await.ok();
     }
@@ -410,7 +487,7 @@ impl axum::serve::Listener for AdminListener {
             let Some((stream, address)) = usable(self.listener.accept().await).await else {
                 continue;
             };
-            let Some(slot) = self.gate.enter() else {
+            let Some(slot) = self.gate.enter(Some(address.ip())) else {
                 continue;
             };
             let arrival = Arrival::over_tcp(address, Vec::new());
@@ -435,7 +512,7 @@ mod tests {
 
     fn guarded(merit: Merit) -> (Guarded<DuplexStream>, DuplexStream, Arrival) {
         let (near, far) = tokio::io::duplex(64);
-        let (arrival, slot) = (Arrival::default(), gate(1).enter().unwrap());
+        let (arrival, slot) = (Arrival::default(), gate(1).enter(None).unwrap());
         let guarded = Guarded::new(near, arrival.clone(), merit, ADMISSION_WAIT_MAX, slot);
         (guarded, far, arrival)
     }
@@ -485,11 +562,41 @@ mod tests {
     #[test]
     fn a_gate_has_so_many_places_and_counts_who_finds_none() {
         let gate = gate(2);
-        let slots = [gate.enter(), gate.enter()];
-        assert!(slots.iter().all(Option::is_some) && gate.enter().is_none());
+        let slots = [gate.enter(None), gate.enter(None)];
+        assert!(slots.iter().all(Option::is_some) && gate.enter(None).is_none());
         assert_eq!(gate.metrics.refused_connections.get(), 1);
         drop(slots);
-        assert!(gate.enter().is_some());
+        assert!(gate.enter(None).is_some());
+    }
+
+    #[test]
+    fn an_address_has_half_of_the_places_or_as_many_as_are_set() {
+        let address = |text: &str| Some(text.parse().unwrap());
+        for (set, expected) in [(None, 4), (Some(1), 1), (Some(7), 7)] {
+            let gate = gate(7).per_address(set);
+            let enter = |text: &str| gate.enter(address(text));
+            let mut slots: Vec<_> = (0..7).map_while(|_| enter("192.0.2.1")).collect();
+            assert_eq!(slots.len(), expected, "{set:?}");
+            assert!(enter("192.0.2.1").is_none());
+            assert!(enter("::ffff:192.0.2.1").is_none(), "it is the same");
+            assert_eq!(enter("192.0.2.2").is_some(), expected < 7);
+            slots.pop();
+            slots.extend(enter("192.0.2.1"));
+            assert_eq!(slots.len(), expected, "a place is free again");
+            drop(slots);
+            let left = gate.of_addresses.lock().unwrap();
+            assert!(left.is_empty(), "{left:?} are kept for nothing");
+        }
+    }
+
+    #[test]
+    fn a_peer_has_64_bits_of_addresses() {
+        let gate = gate(4);
+        let enter = |text: &str| gate.enter(Some(text.parse().unwrap()));
+        let slots = [enter("2001:db8::1"), enter("2001:db8::ffff:0:0:2")];
+        assert!(slots.iter().all(Option::is_some));
+        assert!(enter("2001:db8::3").is_none());
+        assert!(enter("2001:db8:0:1::1").is_some());
     }
 
     #[test]

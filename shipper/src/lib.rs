@@ -284,6 +284,7 @@ struct Listeners {
     unix: Option<UnixListener>,
     tcp: Option<TcpListener>,
     tls: Option<ServerTls>,
+    per_address_max: Option<usize>,
 }
 
 impl Listeners {
@@ -294,14 +295,22 @@ impl Listeners {
             None => None,
         };
         let tls = listen.tls.clone().map(ServerTls::new).transpose()?;
-        Ok(Self { unix, tcp, tls })
+        Ok(Self {
+            unix,
+            tcp,
+            tls,
+            per_address_max: listen.connections_per_address_max,
+        })
     }
 
     fn serve(self, service: &RelayService, phase: &watch::Receiver<Phase>, servers: &Tasks) {
         let files_max = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let connections_max = connection::connections_max(files_max);
         let metrics = &service.0.metrics;
-        let gate = |listener| Gate::new(listener, connections_max, Arc::clone(metrics));
+        let gate = |listener| {
+            let gate = Gate::new(listener, connections_max, Arc::clone(metrics));
+            gate.per_address(self.per_address_max)
+        };
         if let Some(unix) = self.unix {
             let (accepted, incoming) = mpsc::channel(1);
             servers.spawn(connection::accept_unix(unix, gate("unix"), accepted));

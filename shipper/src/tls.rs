@@ -186,7 +186,7 @@ pub async fn accept(
             continue;
         };
         make_room(&mut oldest_first);
-        let (Some(config), Some(slot)) = (tls.current(), gate.enter()) else {
+        let (Some(config), Some(slot)) = (tls.current(), gate.enter(Some(peer.ip()))) else {
             continue;
         };
         let (accepted, failures) = (accepted.clone(), Arc::clone(&failures));

@@ -819,6 +819,95 @@ async fn connections_without_a_call_are_closed_and_keep_nobody_out() {
     call.acked_to(1, end).await.unwrap();
 }
 
+/// Returns a connection to the relay that comes from a loopback address, or nothing if it is closed.
+async fn channel_from(address: &'static str, to: SocketAddr) -> Option<Channel> {
+    let connector = tower::service_fn(move |_: tonic::transport::Uri| async move {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(address.parse().unwrap(), 0))?;
+        let stream = socket.connect(to).await?;
+        Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+    });
+    let endpoint = Endpoint::from_static("http://shipper");
+    endpoint.connect_with_connector(connector).await.ok()
+}
+
+/// Connects from a loopback address.
+async fn from(address: &str, to: SocketAddr) -> tokio::net::TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    let address = address.parse().unwrap();
+    socket.bind(SocketAddr::new(address, 0)).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+/// Returns whether a connection that says nothing is closed at once.
+async fn is_closed(stream: &mut tokio::net::TcpStream) -> bool {
+    use tokio::io::AsyncReadExt as _;
+    let mut rest = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(3), stream.read_to_end(&mut rest));
+    closed.await.is_ok()
+}
+
+#[tokio::test]
+async fn one_address_does_not_take_all_places_with_tls_either() {
+    let address = free_address();
+    let file = |name: &str| {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../driver/tests/slice/tls");
+        format!("{folder}/{name}")
+    };
+    let listen = format!(
+        "tcp = \"{address}\"\nconnections_per_address_max = 3\n[listen.tls]\n\
+         cert_file = \"{}\"\nkey_file = \"{}\"",
+        file("server.pem"),
+        file("server.key"),
+    );
+    let site = Site::start_listening(&listen, "").await;
+    drop(site.channel().await);
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(from("127.0.0.2", address).await);
+    }
+    assert!(is_closed(&mut from("127.0.0.2", address).await).await);
+    assert!(!is_closed(&mut from("127.0.0.3", address).await).await);
+    drop(silent);
+}
+
+/// Whoever is at one address, with whatever it may: others have their places.
+#[tokio::test]
+async fn one_address_does_not_take_all_places() {
+    let address = free_address();
+    let listen = format!("tcp = \"{address}\"\nconnections_per_address_max = 3");
+    let site = Site::start_listening(&listen, "[[tenants]]\nname = \"any\"\nanyone = true").await;
+    connect(format!("http://{address}")).await;
+    let mut calls = Vec::new();
+    for _ in 0..3 {
+        let channel = channel_from("127.0.0.2", address).await.unwrap();
+        calls.push(Call::begin(channel).await.unwrap());
+    }
+    assert!(is_closed(&mut from("127.0.0.2", address).await).await);
+    assert_eq!(
+        site.metric("cls_shipper_refused_connections_total").await,
+        1
+    );
+    // Another address has its places, and so have all on the unix socket.
+    let other = channel_from("127.0.0.3", address).await.unwrap();
+    Call::begin(other).await.unwrap();
+    for _ in 0..4 {
+        calls.push(site.call().await);
+    }
+    // A connection that ends leaves its place.
+    calls.remove(0);
+    let comes_in = async || {
+        let channel = channel_from("127.0.0.2", address).await;
+        match channel {
+            Some(channel) => Call::begin(channel).await.is_ok(),
+            None => false,
+        }
+    };
+    wait_until("a free place", Duration::from_secs(20), comes_in)
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
 async fn a_connection_bears_so_many_calls_and_headers_of_so_many_bytes() {
     let site = Site::start("").await;
