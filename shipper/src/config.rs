@@ -441,6 +441,13 @@ fn read_tenant(mut section: Section, faults: &mut Faults) -> Option<TenantConfig
     }
     let [hosts, topics, credentials] =
         ["hosts", "topics", "credentials"].map(|key| section.texts(key, faults));
+    if matches!(identity, Some(IdentityConfig::TokenFile(_))) && hosts.is_empty() {
+        faults.0.push(format!(
+            "{}.hosts is missing: a token says nothing of its host, list the host names that may come \
+             with it, or \"*\" for all",
+            section.path
+        ));
+    }
     let streams_max = section.number("streams_max", 1..=1_000_000, TENANT_STREAMS_DEFAULT, faults);
     let bytes_per_s = section.optional_number("bytes_per_s", 1_000..=1 << 40, faults);
     section.end(&TENANT_KEYS, faults);
@@ -1140,6 +1147,25 @@ mod tests {
              may not be used at host ap-guangzhou.cls.tencentcs.com, allowed: h \
              ([credentials.default] endpoints)"
         );
+    }
+
+    #[test]
+    fn a_token_comes_with_the_hosts_that_may_bear_it() {
+        let tenant = |rest: &str| format!("{MINIMAL}\n[[tenants]]\nname = \"a\"\n{rest}");
+        let error = check(&tenant("token_file = \"/t\""), &[]).unwrap_err();
+        assert_eq!(
+            error,
+            "tenants[0].hosts is missing: a token says nothing of its host, list the host names that \
+             may come with it, or \"*\" for all"
+        );
+        for good in [
+            "token_file = \"/t\"\nhosts = [\"*\"]",
+            "certificate = \"web-*\"",
+            "unix_uid = 0",
+            "anyone = true",
+        ] {
+            check(&tenant(good), &[]).unwrap();
+        }
     }
 
     #[test]

@@ -93,7 +93,7 @@ async fn secured(cloud: &Cloud, authority: &Authority, server: &str, log: &'stat
     );
     let tenants = format!(
         "[[tenants]]\nname = \"certificates\"\ncertificate = \"host-*\"\n\
-         [[tenants]]\nname = \"tokens\"\ntoken_file = \"{token}\""
+         [[tenants]]\nname = \"tokens\"\ntoken_file = \"{token}\"\nhosts = [\"*\"]"
     );
     let mut settings = cloud.shipper(&listen, &tenants);
     settings.log_level = log;

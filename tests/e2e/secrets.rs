@@ -52,7 +52,7 @@ impl Shipper {
         let admin = free_address();
         let text = format!(
             "[listen]\ntcp = \"{listen}\"\n[admin]\nlisten = \"{admin}\"\n\
-             [dead_letter]\npath = \"{}\"\n[[tenants]]\nname = \"all\"\ntoken_file = \"{}\"\n{}",
+             [dead_letter]\npath = \"{}\"\n[[tenants]]\nname = \"all\"\ntoken_file = \"{}\"\nhosts = [\"*\"]\n{}",
             dead_letters.display(),
             token_file.display(),
             scene.sections(),
