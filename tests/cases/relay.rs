@@ -1116,7 +1116,7 @@ async fn a_record_of_several_lines_is_not_torn_while_its_rest_has_no_window() {
 }
 
 /// Stands before a shipper's socket, and carries nothing while it is told so.
-async fn pausable(site: &Site) -> (Channel, watch::Sender<bool>) {
+async fn pausable(site: &Site) -> (Channel, watch::Sender<bool>, JoinSet<()>) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let path = site.folder.path().join("pausable.sock");
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
@@ -1128,9 +1128,10 @@ async fn pausable(site: &Site) -> (Channel, watch::Sender<bool>) {
     let (channel, near, far) = tokio::join!(connecting, listener.accept(), far);
     let (near_read, near_write) = near.unwrap().0.into_split();
     let (far_read, far_write) = far.unwrap().into_split();
+    let mut tasks = JoinSet::new();
     for (mut from, mut to) in [(near_read, far_write), (far_read, near_write)] {
         let mut pauses = pauses.clone();
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             let mut bytes = vec![0; 64 << 10];
             while let Ok(count @ 1..) = from.read(&mut bytes).await {
                 pauses.wait_for(|is_paused| !is_paused).await.ok();
@@ -1140,7 +1141,7 @@ async fn pausable(site: &Site) -> (Channel, watch::Sender<bool>) {
             }
         });
     }
-    (channel, is_paused)
+    (channel, is_paused, tasks)
 }
 
 /// A line waits 10 s for its rest: not while the network is silent, but while the driver is there.
@@ -1150,7 +1151,7 @@ async fn a_long_line_is_torn_by_its_age_and_not_by_a_silent_network() {
     /// The age, and how long it may take to know that the driver is there: it answers pings.
     const WAIT_MAX: Duration = Duration::from_secs(30);
     let site = Site::start("").await;
-    let (channel, is_paused) = pausable(&site).await;
+    let (channel, is_paused, _tasks) = pausable(&site).await;
     let mut call = Call::begin(channel).await.unwrap();
     let piece = |id: &str, ordinal, last| {
         let entry = LogEntry {
