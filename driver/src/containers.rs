@@ -1224,6 +1224,50 @@ mod tests {
         }
     }
 
+    /// A disk that notes what makes a record stable, in order.
+    #[derive(Debug, Default)]
+    struct Noting(Mutex<Vec<String>>);
+
+    impl Noting {
+        fn note(&self, call: &str, path: &Path) {
+            let name = path.file_name().unwrap().to_string_lossy();
+            lock(&self.0).push(format!("{call} {name}"));
+        }
+    }
+
+    impl Disk for Noting {
+        fn sync(&self, file: std::os::fd::BorrowedFd<'_>) -> Result<(), Errno> {
+            let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+            self.note("sync", &std::fs::read_link(link).unwrap());
+            RealDisk.sync(file)
+        }
+
+        fn rename(&self, from: &Path, to: &Path) -> Result<(), Errno> {
+            self.note("rename to", to);
+            RealDisk.rename(from, to)
+        }
+
+        fn sync_folder(&self, folder: &Path) -> Result<(), Errno> {
+            self.note("sync", folder);
+            RealDisk.sync_folder(folder)
+        }
+    }
+
+    #[test]
+    fn a_record_is_stable_before_its_start_is_answered() {
+        let state_dir = tempfile::tempdir().unwrap();
+        let disk = Noting::default();
+        record(&disk, &state_dir.path().join("journal"), &meta("{}")).unwrap();
+        let state_dir = state_dir.path().file_name().unwrap().to_string_lossy();
+        let calls = [
+            format!("sync {META_NEW_FILE_NAME}"),
+            format!("rename to {META_FILE_NAME}"),
+            "sync journal".to_owned(),
+            format!("sync {state_dir}"),
+        ];
+        assert_eq!(*lock(&disk.0), calls);
+    }
+
     #[test]
     fn what_the_disk_does_not_let_go_is_over() {
         let state_dir = tempfile::tempdir().unwrap();
