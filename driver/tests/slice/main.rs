@@ -9,7 +9,7 @@
 
 mod fake;
 
-use driver::{Config, Disk, RawConfig, RealDisk, RunError};
+use driver::{Config, Disk, RawConfig, RealDisk, RunError, TableError};
 use fake::{
     Behaviour, Container, FakeShipper, PATIENCE, call, call_on, connect, eventually, frame_of,
     numbered_lines,
@@ -255,6 +255,43 @@ async fn another_http_client_is_served_too() {
         let body = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body, r#"{"Implements":["LogDriver"]}"#);
     }
+    driver.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_driver_does_not_work_in_the_folder_of_the_first() {
+    let host = Host::new();
+    let driver = host.run();
+    connect(&host.plugin()).await;
+    let socket = host.path().join("second.sock").display().to_string();
+    let host = host.with("PLUGIN_SOCKET", &socket);
+    let second = driver::run(
+        host.config(),
+        Arc::new(RealDisk),
+        std::future::pending::<()>(),
+    );
+    let ended = tokio::time::timeout(PATIENCE, second).await;
+    let locked = matches!(ended, Ok(Err(RunError::Table(TableError::Locked { .. }))));
+    assert!(locked, "{ended:?}");
+    driver.stop().await;
+}
+
+/// A shipper that takes connections and closes them is no reason to connect all the time.
+#[tokio::test]
+async fn a_shipper_that_closes_every_connection_is_tried_at_growing_intervals() {
+    let host = Host::new();
+    let listener = tokio::net::UnixListener::bind(host.shipper()).unwrap();
+    let driver = host.run();
+    let mut connection_count = 0;
+    let counting = async {
+        loop {
+            drop(listener.accept().await.unwrap());
+            connection_count += 1;
+        }
+    };
+    let counted = tokio::time::timeout(Duration::from_secs(2), counting).await;
+    assert!(counted.is_err());
+    assert!((2..40).contains(&connection_count), "{connection_count}");
     driver.stop().await;
 }
 
@@ -866,6 +903,38 @@ async fn a_full_journal_costs_no_other_container_a_line() {
     assert!(!shipper.log_of("busy").holes.is_empty());
     assert_eq!(shipper.log_of("still").holes, []);
     assert_eq!(shipper.log_of("still").lines(), numbered_lines(20_000));
+    driver.stop().await;
+}
+
+/// The bound of all journals: who comes late gets room, and the largest one pays.
+#[tokio::test]
+async fn the_largest_journal_pays_when_the_host_s_bound_is_reached() {
+    let host = Host::new()
+        .with("JOURNAL_SIZE", "4m")
+        .with("JOURNAL_TOTAL_SIZE", "4m");
+    let driver = host.run();
+    let mut large = Container::new(host.path(), "large");
+    let mut late = Container::new(host.path(), "late");
+    for container in [&mut large, &mut late] {
+        host.start(container, r#"{"mode":"non-blocking"}"#).await;
+    }
+    large.write_lines(19_000).await; // 3.7 MB
+    let written = tokio::time::timeout(PATIENCE, late.write_lines(7_000)).await;
+    assert!(written.is_ok(), "nothing makes room");
+    for container in [&mut large, &mut late] {
+        host.stop(container).await;
+        container.close();
+    }
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    host.no_stream_is_left().await;
+    assert_eq!(shipper.log_of("late").lines(), numbered_lines(7_000));
+    let log = shipper.log_of("large");
+    let dropped: u64 = log.holes.iter().map(|hole| hole.entries).sum();
+    let lines = log.lines();
+    assert_eq!(lines.len() as u64 + dropped, 19_000);
+    assert!(dropped > 0, "nobody has paid");
+    let newest = numbered_lines(19_000).split_off(19_000 - lines.len());
+    assert_eq!(lines, newest, "the newest are kept");
     driver.stop().await;
 }
 
