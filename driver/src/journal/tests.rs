@@ -517,6 +517,35 @@ fn a_segment_that_vanished_is_a_hole_and_the_rest_is_sent() {
     assert!(world.journal.acked() == world.received.len() as u64, "J4");
 }
 
+/// The segment behind a hole is lost: what comes next does not belong into the one before it, whose
+/// file would have zeros in place of the hole and count them.
+#[test]
+fn a_journal_that_has_lost_its_last_segment_goes_on_in_a_new_one() {
+    let mut world = World::new(JOURNAL_BYTES_MIN);
+    world.write_frame(10);
+    let bytes = world.received.len() as u64;
+    let hole = Hole {
+        span: bytes..bytes * 2,
+        entries: 1,
+        first_time_nano: 0,
+        last_time_nano: 0,
+        reason: DropReason::JournalFull,
+    };
+    let saved = Saved {
+        holes: vec![hole.clone()],
+        ..Saved::default()
+    };
+    let mut slot = Vec::new();
+    state::encode(2, &saved, &mut slot);
+    std::fs::write(world.folder.path().join(medium::STATE_FILE_NAME), slot).unwrap();
+    assert_eq!(world.reopen(), 0);
+    world.received.resize(world.received.len() * 2, 0);
+    world.write_frame(10);
+    assert_eq!(segment_names(world.folder.path()).len(), 2);
+    assert_eq!(world.drain(), (2, vec![hole]));
+    assert_eq!(world.journal.held_bytes(), bytes);
+}
+
 #[test]
 fn a_segment_cut_behind_the_reader_s_back_is_given_up_and_the_rest_is_sent() {
     let mut world = World::new(JOURNAL_BYTES_MIN);
