@@ -62,8 +62,10 @@ const PATIENCE_BYTES: usize = 1 << 20;
 /// not held up: the engine, which has more, fills a small pipe again at once.
 const REFILL_MAX: Duration = Duration::from_millis(250);
 
-/// How long the FIFO of a container that is being stopped rests without any byte of it moving.
-const STOP_REST_MAX: Duration = Duration::from_millis(250);
+/// How long the FIFO of a container that is being stopped rests without any byte of it moving. What
+/// the engine has let go of is lost if this process dies meanwhile; what is dropped is lost for sure,
+/// and CLS may take half a second for a batch.
+const STOP_REST_MAX: Duration = Duration::from_secs(1);
 
 /// How long dropping may fail to make room before the next bytes go to memory.
 const FALL_BACK_AFTER: Duration = Duration::from_secs(1);
