@@ -27,7 +27,7 @@ use bytes::{Bytes, BytesMut};
 use proto::backoff::Backoff;
 use proto::limits::{
     CHUNK_BYTES_MAX, FRAME_BYTES_MAX, REQUEST_EVENTS_MAX, REQUEST_FRAMES_BYTES_MAX,
-    STREAMS_PER_CALL_MAX,
+    REQUEST_OPENS_BYTES_MAX, STREAMS_PER_CALL_MAX,
 };
 use proto::relay::{
     self, Ack, Chunk, Event, Finish, HostReport, ShipRequest, ShipResponse, event::Kind,
@@ -41,9 +41,6 @@ use tokio::time::Instant;
 /// Bytes of frames in one request. Half of what the contract allows: twice as much costs 2 MiB of
 /// memory and, measured, no less CPU per frame.
 const REQUEST_BYTES_MAX: usize = REQUEST_FRAMES_BYTES_MAX / 2;
-
-/// Bytes of opens in one request, so that it fits a message.
-const OPENS_BYTES_MAX: usize = proto::limits::OPEN_BYTES_MAX;
 
 /// Bytes that are read per report to count entries that wait: some 10 ms of CPU.
 const COUNT_BYTES_MAX: usize = 64 << 20;
@@ -61,11 +58,6 @@ const READ_RETRY: Duration = Duration::from_secs(1);
 static SAVE_FAILED: Throttle = Throttle::new();
 static READ_FAILED: Throttle = Throttle::new();
 static UNEARNED: Throttle = Throttle::new();
-
-const _: () = assert!(
-    REQUEST_BYTES_MAX + 2 * OPENS_BYTES_MAX < proto::limits::MESSAGE_BYTES_MAX,
-    "a request must fit a message even if its last open is the largest"
-);
 
 /// What a pass found.
 #[derive(Debug, Default)]
@@ -140,7 +132,7 @@ impl Draft {
 
     fn is_full(&self) -> bool {
         self.events.len() >= REQUEST_EVENTS_MAX
-            || self.open_bytes >= OPENS_BYTES_MAX
+            || self.open_bytes >= REQUEST_OPENS_BYTES_MAX
             || REQUEST_BYTES_MAX - self.used_bytes < FRAME_BYTES_MAX
     }
 }

@@ -37,6 +37,9 @@ pub const REASON_BYTES_MAX: usize = 1 << 10;
 /// refused at start.
 pub const OPEN_BYTES_MAX: usize = 1 << 20;
 
+/// Bytes of opens at which the driver ends a `ShipRequest`; the last one may lead beyond it.
+pub const REQUEST_OPENS_BYTES_MAX: usize = OPEN_BYTES_MAX / 4;
+
 /// Streams of one call. The driver keeps further streams in their journals until one ends.
 pub const STREAMS_PER_CALL_MAX: usize = 16_384;
 
@@ -69,8 +72,8 @@ const _: () = assert!(
     "a request must hold any chunk"
 );
 const _: () = assert!(
-    REQUEST_FRAMES_BYTES_MAX + OPEN_BYTES_MAX < MESSAGE_BYTES_MAX,
-    "a request must fit a message together with an open"
+    REQUEST_FRAMES_BYTES_MAX + REQUEST_OPENS_BYTES_MAX + OPEN_BYTES_MAX < MESSAGE_BYTES_MAX,
+    "a request must fit a message together with its opens"
 );
 const _: () = assert!(
     RECORD_LINE_BYTES_MAX <= CLS_VALUE_BYTES_MAX,
