@@ -16,6 +16,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             ".relay.v1.CheckRequest",
             ".relay.v1.Container",
         ])
+        // Refuses what would take too much memory before it is decoded.
+        .codec_path("crate::codec::BoundedCodec")
         .build_transport(false)
         .compile_fds(descriptors)?;
     Ok(())

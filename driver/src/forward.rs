@@ -64,7 +64,7 @@ const HTTP2_WINDOW_BYTES: u32 = 1 << 20;
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Responses that are held while a pass is under way; beyond it the call is not read. Together they
-/// are at most as many times [`RESPONSE_BYTES_MAX`] on the wire.
+/// are at most as many times [`RESPONSE_BYTES_MAX`] on the wire, and twice that in memory.
 const RESPONSES_HELD_MAX: usize = 16;
 
 /// How long a call lasts that the shipper has ended in good order, although there was nothing to ship:

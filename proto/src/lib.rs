@@ -2,6 +2,7 @@
 //! options, and every bound that both sides rely on. Nothing here does IO.
 
 pub mod backoff;
+pub mod codec;
 pub mod frame;
 pub mod limits;
 pub mod log_opts;

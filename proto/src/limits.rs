@@ -26,9 +26,22 @@ pub const REQUEST_EVENTS_MAX: usize = 1024;
 /// Bytes of one message of the relay, on the wire. Larger ones end the call.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
+/// Bytes that a message to a shipper may take once it is decoded (see [`crate::codec`]). A larger one
+/// ends its call. What a driver may send takes less, whatever a container says of itself; a call's
+/// messages are decoded and used up one after the other, so a thread of the shipper has one at a time.
+pub const MESSAGE_DECODED_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes that the options and details of a container may take for a `Check`, once they are decoded; it
+/// is refused beyond. The message may stay as long as its call, which a peer begins before it is known
+/// who that is. A driver does without the check.
+pub const CHECK_DECODED_BYTES_MAX: usize = 4 << 20;
+
 /// Bytes of one answer of the shipper, on the wire. It says what it has in several messages, and cuts
 /// its reasons, so that none is larger; a larger one ends the call.
 pub const RESPONSE_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes that an answer of the shipper may take once it is decoded. A larger one ends the call.
+pub const RESPONSE_DECODED_BYTES_MAX: usize = 2 << 20;
 
 /// Bytes of a reason or fault in an answer of the shipper; the rest is cut off.
 pub const REASON_BYTES_MAX: usize = 1 << 10;

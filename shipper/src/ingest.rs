@@ -16,7 +16,7 @@ use proto::relay::relay_server::Relay;
 use proto::relay::{CheckRequest, CheckResponse, HostReport, ReportAck, ShipRequest, ShipResponse};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::warn;
 
 use crate::buffers::Buffers;
@@ -166,7 +166,9 @@ impl Relay for RelayService {
                 biased;
                 // As streams do, reports begin anew by other rules: the host may be allowed less.
                 Ok(()) = policy.changed() => break,
-                report = reports.message() => report?,
+                report = reports.message() => {
+                    report.inspect_err(|status| self.0.note_too_large(&host, status))?
+                }
             };
             let Some(report) = report else { break };
             if let Err(fault) = self.0.take_report(&host, report) {
@@ -227,6 +229,14 @@ impl Ingest {
             self.note_refusal(host, "report", &[fault]);
         }
         Ok(())
+    }
+
+    /// Counts a message that was too large, on the wire or once it would have been decoded, as a refusal.
+    /// Of what ends a call, nothing else has this code.
+    pub(crate) fn note_too_large(&self, host: &Host, status: &Status) {
+        if status.code() == Code::OutOfRange {
+            self.note_refusal(host, "message", &[status.message().to_owned()]);
+        }
     }
 
     /// Counts what a tenant was not allowed, and logs it now and then: a driver asks again.

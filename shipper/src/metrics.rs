@@ -154,7 +154,8 @@ impl Metrics {
             .inc();
     }
 
-    /// Counts what a tenant asked and was refused: `open` or `check`.
+    /// Counts what a tenant asked and was refused: `open`, `check`, `report`, or `message` for one that is
+    /// too large.
     pub fn count_refusal(&self, tenant: &str, asked: &'static str) {
         let tenant = tenant.to_owned();
         let refusal = Refusal { tenant, asked };

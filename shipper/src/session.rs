@@ -286,6 +286,9 @@ impl Session {
 
     /// Takes a request in. Lanes are woken once for all its events, so that they share batches.
     fn accept(&mut self, request: Result<Option<ShipRequest>, Status>) -> Result<(), Status> {
+        let request = request.inspect_err(|status| {
+            self.ingest.note_too_large(&self.host, status);
+        });
         let Some(request) = request? else {
             self.has_ended = true;
             return Ok(());

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::limits::{CHECK_DECODED_BYTES_MAX, MESSAGE_DECODED_BYTES_MAX};
 use proto::relay::event::Kind;
 use proto::relay::relay_client::RelayClient;
 use proto::relay::{
@@ -1362,6 +1363,72 @@ async fn a_message_beyond_the_bound_ends_its_own_call_only() {
     good.send(vec![open(1, 0, &[]), entries]).await;
     good.acked_to(1, end).await.unwrap();
     assert_eq!(site.contents(), ["fine"]);
+}
+
+/// Two bytes on the wire are an event, an argument or a stream's report, each of which takes many times
+/// that when it is decoded. The reason tells that it was not: a session speaks of events and options, and
+/// the ledger keeps what it can.
+#[tokio::test]
+async fn a_message_that_grows_when_decoded_ends_its_own_call_only() {
+    let site = Site::start("[[tenants]]\nname = \"a\"\nunix_uid = 0").await;
+    let mut good = site.call().await;
+    let (entries, middle) = chunk(1, 0, &["before"]);
+    good.send(vec![open(1, 0, &[]), entries]).await;
+    good.acked_to(1, middle).await.unwrap();
+    let refusal = |status: Status, limit_bytes: usize| {
+        assert_eq!(status.code(), Code::OutOfRange, "{status}");
+        let rule = format!("takes more than {limit_bytes} bytes once it is decoded, the limit");
+        assert!(status.message().contains(&rule), "{status}");
+    };
+
+    let mut events = site.call().await;
+    let empty = vec![Event::default(); 700_000];
+    events
+        .requests
+        .send(ShipRequest { events: empty })
+        .await
+        .unwrap();
+    let status = events.until(|_| None::<()>).await.unwrap_err();
+    refusal(status, MESSAGE_DECODED_BYTES_MAX);
+
+    let container = Container {
+        args: vec![String::new(); 1_300_000],
+        ..Container::default()
+    };
+    let mut arguments = site.call().await;
+    let open_large = Kind::Open(Box::new(Open {
+        container: Some(container.clone()),
+        ..Open::default()
+    }));
+    arguments.send(vec![open_large]).await;
+    let status = arguments.until(|_| None::<()>).await.unwrap_err();
+    refusal(status, MESSAGE_DECODED_BYTES_MAX);
+
+    let mut reporting = Reporting::begin(&site).await;
+    let report = HostReport {
+        host: "host-1".into(),
+        streams: vec![StreamReport::default(); 300_000],
+        ..HostReport::default()
+    };
+    reporting.reports.send(report).await.unwrap();
+    refusal(
+        reporting.ended().await.unwrap_err(),
+        MESSAGE_DECODED_BYTES_MAX,
+    );
+
+    let check = CheckRequest {
+        container: Some(container),
+        ..CheckRequest::default()
+    };
+    let checked = RelayClient::new(site.channel().await).check(check).await;
+    refusal(checked.unwrap_err(), CHECK_DECODED_BYTES_MAX);
+
+    let refusals = "cls_shipper_refusals_total{tenant=\"a\",asked=\"message\"}";
+    assert_eq!(site.metric(refusals).await, 3);
+    let (entries, end) = chunk(1, middle, &["after"]);
+    good.send(vec![entries]).await;
+    good.acked_to(1, end).await.unwrap();
+    assert_eq!(site.contents(), ["before", "after"]);
 }
 
 #[tokio::test]
