@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use prost::Message;
+use proto::codec::{Bounded, BoundedDecoder};
 use proto::frame::{self, Decoded};
 use proto::limits::{MESSAGE_BYTES_MAX, RESPONSE_BYTES_MAX};
 use proto::relay::event::Kind;
@@ -25,8 +26,7 @@ use proto::relay::{
     ShipResponse,
 };
 use tokio::sync::watch;
-use tonic::codec::{DecodeBuf, Decoder};
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Streaming};
 
 use crate::clock::WallClock;
 use crate::config::Config;
@@ -135,23 +135,8 @@ fn request<T>(message: T) -> Request<T> {
     request
 }
 
-/// Decodes messages as they are.
-struct Plain<M>(std::marker::PhantomData<M>);
-
-impl<M: Message + Default> Decoder for Plain<M> {
-    type Item = M;
-    type Error = Status;
-
-    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<M>, Status> {
-        let decoded = M::decode(bytes);
-        decoded
-            .map(Some)
-            .map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
 /// Returns messages as they come over the wire.
-fn streaming<M: Message + Default + 'static>(messages: &[Vec<u8>]) -> Streaming<M> {
+fn streaming<M: Bounded>(messages: &[Vec<u8>]) -> Streaming<M> {
     let mut body = Vec::new();
     for message in messages {
         body.push(0);
@@ -159,10 +144,7 @@ fn streaming<M: Message + Default + 'static>(messages: &[Vec<u8>]) -> Streaming<
         body.extend(bytes.to_be_bytes());
         body.extend(message);
     }
-    let (decoder, body) = (
-        Plain(std::marker::PhantomData),
-        axum::body::Body::from(body),
-    );
+    let (decoder, body) = (BoundedDecoder::default(), axum::body::Body::from(body));
     Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES_MAX))
 }
 
