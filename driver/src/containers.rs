@@ -191,11 +191,13 @@ fn report(open: &relay::Open, totals: &Totals) -> StreamReport {
     }
 }
 
-/// Returns the last counters of a stream that is over, as its state file has them.
+/// Returns the last counters of a stream that is over, as its state file has them. Without one, as a
+/// loss of power may leave it, nothing was received: a shipper may have been told otherwise.
 fn final_report(disk: &Arc<dyn Disk>, folder: &Path, open: &relay::Open) -> Option<StreamReport> {
     // One that can't be read is said where it matters; here it only has nothing to tell.
     let medium = Folder::new(Arc::clone(disk), folder.to_path_buf());
-    let (_, saved) = read_state(&medium).ok()??;
+    let saved = read_state(&medium).ok()?;
+    let saved = saved.map_or_else(journal::Saved::default, |(_, saved)| saved);
     let totals = Totals {
         received: saved.settled.total(),
         settled: saved.settled,

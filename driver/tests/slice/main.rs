@@ -851,6 +851,55 @@ async fn a_driver_that_is_killed_leaves_what_is_not_told_to_the_next_one() {
     driver.stop().await;
 }
 
+/// A loss of power took a journal with its state, and the process that found it so told nobody: the
+/// next one tells that nothing of it is left, or the ledger would show entries that wait for ever.
+#[tokio::test]
+async fn what_a_loss_of_power_took_is_told_by_a_later_process_too() {
+    let host = Host::new();
+    let entries_of = |state: &fake::State, received: u64| {
+        let mut streams = state.reports.iter().flat_map(|report| &report.streams);
+        streams.any(|stream| stream.container_id == "c1" && stream.received_entries == received)
+    };
+    let behaviour = Behaviour {
+        acks: false,
+        ..Behaviour::default()
+    };
+    let shipper = FakeShipper::start(&host.shipper(), behaviour);
+    let driver = host.run();
+    let mut container = Container::new(host.path(), "c1");
+    host.start(&container, "{}").await;
+    container.write_lines(100).await;
+    shipper
+        .wait("what waits is told", |state| entries_of(state, 100))
+        .await;
+    driver.drop_abruptly().await;
+    drop(shipper);
+    let folder = host.streams().remove(0);
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.ends_with("meta.json") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    std::fs::remove_file(&container.file).unwrap();
+    let behaviour = Behaviour {
+        failing_reports: u32::MAX,
+        ..Behaviour::default()
+    };
+    let shipper = FakeShipper::start(&host.shipper(), behaviour);
+    let driver = host.run();
+    eventually("it is over", || folder.join("ended.json").exists()).await;
+    driver.drop_abruptly().await;
+    drop(shipper);
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let driver = host.run();
+    shipper
+        .wait("nothing of it is left", |state| entries_of(state, 0))
+        .await;
+    eventually("its folder is gone", || !folder.exists()).await;
+    driver.stop().await;
+}
+
 #[tokio::test]
 async fn a_full_journal_drops_the_oldest_and_says_so_in_the_stream() {
     let host = Host::new()
