@@ -58,8 +58,8 @@ impl FinalReports {
         {
             tracing::warn!(
                 suppressed_count,
-                "no shipper takes reports, and more than {REMEMBERED_MAX} streams are over: the \
-                 ledger will lack the oldest of them; their entries are delivered"
+                "more than {REMEMBERED_MAX} streams are over of which no shipper has noted the \
+                 counters since this process began: a ledger may lack the oldest of them"
             );
         }
         self.over.push_back(over);

@@ -109,11 +109,11 @@ impl World {
         (next, buffer)
     }
 
-    /// Sends and acknowledges all there is. Returns how many frames and which holes came.
     fn count_ahead(&self, buffer_bytes: usize) -> usize {
         self.journal.count_ahead(&mut vec![0; buffer_bytes])
     }
 
+    /// Sends and acknowledges all there is. Returns how many frames and which holes came.
     fn drain(&self) -> (u64, Vec<Hole>) {
         let (mut frames, mut holes) = (0, Vec::new());
         loop {
