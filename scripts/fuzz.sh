@@ -33,6 +33,11 @@ fuzz() {
     echo "fuzz $name: ok, $(sed -n 's/^stat::number_of_executed_units: *//p' "$folder/log") inputs in $SECONDS_EACH s"
   else
     tail -n 40 "$folder/log" >&2
+    # A backtrace is longer than that, and a machine of CI takes the input with it.
+    grep -A 4 -m 1 "panicked at" "$folder/log" >&2 || true
+    for input in "$folder"/{crash,oom,timeout}-*; do
+      [[ ! -f $input ]] || echo "$input in base64: $(base64 -w 0 "$input" | head -c 20000)" >&2
+    done
     echo "fuzz $name: FAILED; again with: $binary <the file that is named above>"
     return 1
   fi

@@ -74,7 +74,8 @@ pub trait Disk: Debug + Send + Sync {
 
     /// Moves at most `bytes_max` bytes from a FIFO to a position of a file. A byte leaves the FIFO
     /// only when it is in the file. Returns 0 when the FIFO is empty and has no writer,
-    /// [`Errno::AGAIN`] when it is empty and has one.
+    /// [`Errno::AGAIN`] when it is empty and has one. A signal is neither: splice looks for one before it
+    /// moves the first byte (Linux `fs/splice.c`, `splice_from_pipe_next`).
     fn splice(
         &self,
         fifo: BorrowedFd<'_>,
@@ -82,9 +83,10 @@ pub trait Disk: Debug + Send + Sync {
         at: u64,
         bytes_max: usize,
     ) -> Result<usize, Errno> {
-        let mut position = at;
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-        rustix::pipe::splice(fifo, None, file, Some(&mut position), bytes_max, flags)
+        rustix::io::retry_on_intr(|| {
+            rustix::pipe::splice(fifo, None, file, Some(&mut { at }), bytes_max, flags)
+        })
     }
 }
 

@@ -21,7 +21,7 @@ use crate::containers::{Stream, Table, TableSettings};
 use crate::disk::{Disk, RealDisk};
 use crate::fifo::{Pump, Signals};
 use crate::gather::{Gatherer, Round};
-use crate::journal::{self, Bounds, Budget, JOURNAL_BYTES_MIN};
+use crate::journal::{self, Appended, Bounds, Budget, JOURNAL_BYTES_MIN};
 use crate::kept::Kept;
 use crate::start::{Start, StartRequest};
 use prost::Message as _;
@@ -116,7 +116,7 @@ impl Rehearsal {
             assert_eq!(rustix::io::write(&writes, bytes), Ok(bytes.len()));
             let (appender, journal) = (&mut recovered.appender, &recovered.journal);
             let appended = appender.append(journal, reads.as_fd(), bytes.len(), Instant::now());
-            appended.unwrap();
+            assert_eq!(appended, Ok(Appended::MovedAndMore(bytes.len())));
         }
         self.table.insert(start, None, recovered, None)
     }

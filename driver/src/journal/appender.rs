@@ -110,7 +110,7 @@ impl Appender {
                     false => Ok(Appended::MovedAndMore(bytes)),
                 }
             }
-            Err(Errno::AGAIN | Errno::INTR) => Ok(Appended::Empty),
+            Err(Errno::AGAIN) => Ok(Appended::Empty),
             Err(Errno::NOSPC | Errno::DQUOT) => {
                 journal.is_disk_full.store(true, Ordering::Relaxed);
                 Ok(Appended::Full)
