@@ -8,8 +8,9 @@
 //!
 //! Within a session: when something has arrived, a pass over the streams ([`Gatherer`]) fills a
 //! request, at most one per [`TICK`] unless the last one was full or credit came back. With nothing
-//! to send there is no timer. Acknowledgements are saved as they come, because what is not saved
-//! is sent again after a crash.
+//! to send there are requests without events, ever more rarely, and then one with each report: they
+//! tell the shipper that what it misses is not on its way. Acknowledgements are saved as they come,
+//! because what is not saved is sent again after a crash.
 //!
 //! Nothing here decides about an entry: a session that ends, for whatever reason, loses nothing,
 //! and the next one goes on at the acknowledged offsets.
@@ -62,6 +63,11 @@ const HTTP2_WINDOW_BYTES: u32 = 1 << 20;
 
 /// How often counters are reported.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// When the shipper is told that nothing more has come, after the last that has; and the next time
+/// after twice that, until the reports do. The second time, 1.05 s after the last entry, is just behind
+/// the default of `multiline-timeout`.
+const QUIET_BASE: Duration = Duration::from_millis(350);
 
 /// Responses that are held while a pass is under way; beyond it the call is not read. Together they
 /// are at most as many times [`RESPONSE_BYTES_MAX`] on the wire, and twice that in memory.
@@ -329,7 +335,8 @@ impl Forwarder {
     /// Forwards until the driver stops.
     pub(crate) async fn run(mut self) {
         let table = Arc::clone(&self.table);
-        let mut gatherer = Gatherer::new(table, Arc::clone(&self.signals), self.seed);
+        let gatherer = Gatherer::new(table, Arc::clone(&self.signals), self.seed);
+        let mut gatherer = Box::new(gatherer);
         let mut backoff = Backoff::new(RETRY_BASE, RETRY_CAP, self.seed);
         let mut ring = Ring::new(&self.config.shipper, self.seed, Resolver::new(System));
         let mut faults = Faults::default();
@@ -455,13 +462,13 @@ impl Forwarder {
     async fn session(
         &mut self,
         client: Client,
-        gatherer: Gatherer,
-    ) -> (Gatherer, SessionEnd, bool) {
+        gatherer: Box<Gatherer>,
+    ) -> (Box<Gatherer>, SessionEnd, bool) {
         let (requests, outbound) = mpsc::channel(1);
         let mut shipping = client.clone();
         let mut session = Session {
             pass: Pass::start(gatherer, |gatherer| {
-                gatherer.reset();
+                gatherer.reset(Instant::now());
                 Round::default()
             }),
             call: Call::Begun(Box::pin(async move {
@@ -472,6 +479,7 @@ impl Forwarder {
             outbox: None,
             gather_at: Some(Instant::now()),
             gathered_at: None,
+            quiet: Quiet::default(),
             wake_at: None,
             report_at: Instant::now(),
             finals_from: 0,
@@ -487,18 +495,19 @@ impl Forwarder {
         let mut responses = std::mem::take(&mut session.responses);
         let returned = session.pass.into_gatherer().await;
         let new = || {
-            Gatherer::new(
+            Box::new(Gatherer::new(
                 Arc::clone(&self.table),
                 Arc::clone(&self.signals),
                 self.seed,
-            )
+            ))
         };
         let mut gatherer = returned.unwrap_or_else(new);
         // Nothing is in flight any more: all of it may be dropped if a journal fills.
         let reset = move || {
             // What came before the end counts: an acknowledgement that is not applied is a repeat.
-            gatherer.apply(&mut responses, Instant::now());
-            gatherer.reset();
+            let now = Instant::now();
+            gatherer.apply(&mut responses, now);
+            gatherer.reset(now);
             gatherer
         };
         let gatherer = crate::keeper::blocking(reset).await.unwrap_or_else(new);
@@ -534,13 +543,13 @@ impl Call {
 
 /// The gatherer, at rest or at work on a blocking thread.
 enum Pass {
-    Idle(Option<Gatherer>),
-    Running(JoinHandle<(Gatherer, Round)>),
+    Idle(Option<Box<Gatherer>>),
+    Running(JoinHandle<(Box<Gatherer>, Round)>),
 }
 
 impl Pass {
     fn start(
-        mut gatherer: Gatherer,
+        mut gatherer: Box<Gatherer>,
         work: impl FnOnce(&mut Gatherer) -> Round + Send + 'static,
     ) -> Self {
         Self::Running(tokio::task::spawn_blocking(move || {
@@ -574,7 +583,7 @@ impl Pass {
         }
     }
 
-    async fn into_gatherer(mut self) -> Option<Gatherer> {
+    async fn into_gatherer(mut self) -> Option<Box<Gatherer>> {
         if self.is_running() {
             self.done().await;
         }
@@ -664,6 +673,28 @@ impl Reports {
     }
 }
 
+/// When the shipper is to be told that nothing more has come, and after what delay; `None` if a
+/// report is soon enough.
+#[derive(Debug, Default)]
+struct Quiet(Option<(Instant, Duration)>);
+
+impl Quiet {
+    fn due(&self) -> Option<Instant> {
+        self.0.map(|(at, _)| at)
+    }
+
+    /// Learns of a request.
+    fn follow(&mut self, request: &ShipRequest, now: Instant) {
+        let delay = if request.events.is_empty() {
+            self.0.map(|(_, delay)| delay * 2)
+        } else {
+            Some(QUIET_BASE)
+        };
+        let delay = delay.filter(|delay| *delay < REPORT_INTERVAL / 2);
+        self.0 = delay.map(|delay| (now + delay, delay));
+    }
+}
+
 struct Session {
     pass: Pass,
     call: Call,
@@ -674,6 +705,7 @@ struct Session {
     /// When the next pass gathers; `None` with nothing to gather.
     gather_at: Option<Instant>,
     gathered_at: Option<Instant>,
+    quiet: Quiet,
     /// When a stream is to be tried again although nothing arrives.
     wake_at: Option<Instant>,
     report_at: Instant,
@@ -752,8 +784,10 @@ impl Session {
             self.wake_at = None;
             self.gather_at = Some(now);
         }
-        let gathers = self.may_gather() && self.gather_at.is_some_and(|at| at <= now);
         let reports = self.report_at <= now;
+        let is_quiet = self.quiet.due().is_some_and(|at| at <= now);
+        let tells_time = self.may_gather() && (reports || is_quiet);
+        let gathers = tells_time || self.may_gather() && self.gather_at.is_some_and(|at| at <= now);
         let Pass::Idle(idle) = &mut self.pass else {
             return None;
         };
@@ -783,7 +817,7 @@ impl Session {
                 gatherer.told(finals_next);
             }
             if gathers && round.fault.is_none() {
-                gatherer.gather(now, &mut round);
+                gatherer.gather(now, tells_time, &mut round);
             }
             if reports {
                 round.report = Some(gatherer.report(finals_from));
@@ -805,15 +839,17 @@ impl Session {
             return self.finish_by;
         }
         let gather_at = self.gather_at.filter(|_| self.may_gather());
+        let quiet_at = self.quiet.due().filter(|_| self.may_gather());
         let report_at = Some(self.report_at);
-        let all = [gather_at, report_at, self.wake_at, self.finish_by];
+        let all = [gather_at, quiet_at, report_at, self.wake_at, self.finish_by];
         all.into_iter().flatten().min()
     }
 
     /// Takes what a pass found. Returns how the shipper broke the contract, if it did.
     fn take_round(&mut self, round: Round) -> Option<String> {
-        if round.request.is_some() {
-            self.outbox = round.request;
+        if let Some(request) = round.request {
+            self.quiet.follow(&request, Instant::now());
+            self.outbox = Some(request);
         }
         if round.has_more || round.has_credit {
             self.gather_at = Some(Instant::now());

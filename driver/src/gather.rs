@@ -18,6 +18,9 @@
 //! Bounds: a request holds [`REQUEST_BYTES_MAX`] of frames and [`REQUEST_EVENTS_MAX`] events; a stream
 //! gives one chunk per turn, and turns go round, so that a busy stream does not delay a quiet one.
 //! Beyond [`STREAMS_PER_CALL_MAX`] streams the next waits until one ends.
+//!
+//! A request says when it was gathered, and since when the stream waits whose turn is next. By that
+//! the shipper tells what has not been written, the rest of a line, from what is on its way.
 
 use crate::containers::{Stream, Table};
 use crate::fifo::Signals;
@@ -84,9 +87,13 @@ pub(crate) struct Gatherer {
     signals: Arc<Signals>,
     /// Random bits for the jitter of backoffs.
     seed: u64,
+    /// When the call began: zero of the clock that the shipper is told.
+    began: Instant,
+    /// When the present pass began.
+    now: Instant,
     streams: HashMap<u32, CallStream>,
-    /// Streams that have something to say; each once.
-    queue: VecDeque<u32>,
+    /// Streams that have something to say, each once, and since when.
+    queue: VecDeque<(Instant, u32)>,
     ready: Vec<Arc<Stream>>,
     /// Streams beyond the bound of a call, by number: the oldest comes first.
     surplus: BTreeMap<u32, Arc<Stream>>,
@@ -105,6 +112,8 @@ struct CallStream {
     refusal: Option<String>,
     is_queued: bool,
     wants_credit: bool,
+    /// The last chunk said that there is more.
+    says_more: bool,
     read_failure_count: u32,
 }
 
@@ -140,10 +149,13 @@ impl Draft {
 impl Gatherer {
     /// Returns a gatherer with no call.
     pub(crate) fn new(table: Arc<Table>, signals: Arc<Signals>, seed: u64) -> Self {
+        let now = Instant::now();
         Self {
             table,
             signals,
             seed,
+            began: now,
+            now,
             streams: HashMap::new(),
             queue: VecDeque::new(),
             ready: Vec::new(),
@@ -155,7 +167,9 @@ impl Gatherer {
 
     /// Forgets the last call: nothing is in flight, and every stream that has something to say
     /// has to open again. Between calls, so that what is in flight nowhere can be dropped.
-    pub(crate) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self, now: Instant) {
+        self.began = now;
+        self.now = now;
         self.streams.clear();
         self.queue.clear();
         self.surplus.clear();
@@ -176,6 +190,7 @@ impl Gatherer {
 
     /// Applies what the shipper said. Blocks on the disk.
     pub(crate) fn apply(&mut self, responses: &mut Vec<ShipResponse>, now: Instant) -> Round {
+        self.now = now;
         let mut round = Round::default();
         for response in responses.drain(..) {
             for opened in response.opened {
@@ -188,7 +203,7 @@ impl Gatherer {
                 self.resized(window.stream, window.bytes, &mut round);
             }
             for refused in response.refused {
-                self.refused(refused.stream, refused.reason, now);
+                self.refused(refused.stream, refused.reason);
             }
         }
         round.wake_at = self.retries.iter().map(|&(at, _)| at).min();
@@ -238,16 +253,18 @@ impl Gatherer {
         self.table.told(finals_next);
     }
 
-    /// Fills a request. Blocks on the disk.
-    pub(crate) fn gather(&mut self, now: Instant, round: &mut Round) {
-        self.enqueue_ready(now);
+    /// Fills a request. With nothing to send there is one only if the shipper is to be told the time.
+    /// Blocks on the disk.
+    pub(crate) fn gather(&mut self, now: Instant, tells_time: bool, round: &mut Round) {
+        self.now = now;
+        self.enqueue_ready();
         let mut draft = Draft::default();
         let mut buffer = self.buffers.take();
         while !draft.is_full() {
-            let Some(number) = self.queue.pop_front() else {
+            let Some((_, number)) = self.queue.pop_front() else {
                 break;
             };
-            self.turn(number, now, &mut buffer, &mut draft);
+            self.turn(number, &mut buffer, &mut draft);
         }
         round.has_more = !self.queue.is_empty();
         round.wake_at = self.retries.iter().map(|&(at, _)| at).min();
@@ -260,14 +277,23 @@ impl Gatherer {
                 chunk.frames = frames.slice(range);
             }
         }
-        if !draft.events.is_empty() {
+        if tells_time || !draft.events.is_empty() {
+            let served_at = self.queue.front().map_or(now, |&(since, _)| since);
             round.request = Some(ShipRequest {
                 events: draft.events,
+                gathered_ms: Some(self.call_ms(now)),
+                served_ms: self.call_ms(served_at),
             });
         }
     }
 
-    fn enqueue_ready(&mut self, now: Instant) {
+    /// Returns a time on the clock that the shipper is told.
+    fn call_ms(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.began);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn enqueue_ready(&mut self) {
         let mut ready = std::mem::take(&mut self.ready);
         self.signals.take_ready(&mut ready);
         for stream in ready.drain(..) {
@@ -276,7 +302,7 @@ impl Gatherer {
         self.ready = ready;
         let mut due = Vec::new();
         self.retries.retain(|&(at, number)| {
-            let is_due = at <= now;
+            let is_due = at <= self.now;
             if is_due {
                 due.push(number);
             }
@@ -310,6 +336,7 @@ impl Gatherer {
                     refusal: None,
                     is_queued: false,
                     wants_credit: false,
+                    says_more: false,
                     read_failure_count: 0,
                 },
             );
@@ -322,12 +349,12 @@ impl Gatherer {
             && !call.is_queued
         {
             call.is_queued = true;
-            self.queue.push_back(number);
+            self.queue.push_back((self.now, number));
         }
     }
 
     /// Lets a stream say one thing, and queues it again if it may have more.
-    fn turn(&mut self, number: u32, now: Instant, buffer: &mut BytesMut, draft: &mut Draft) {
+    fn turn(&mut self, number: u32, buffer: &mut BytesMut, draft: &mut Draft) {
         let Some(call) = self.streams.get_mut(&number) else {
             return;
         };
@@ -371,7 +398,7 @@ impl Gatherer {
                     call.stream.journal().skip_unreadable();
                     call.read_failure_count = 0;
                 }
-                self.retries.push((now + READ_RETRY, number));
+                self.retries.push((self.now + READ_RETRY, number));
                 false
             }
         };
@@ -462,7 +489,7 @@ impl Gatherer {
         }
     }
 
-    fn refused(&mut self, number: u32, reason: String, now: Instant) {
+    fn refused(&mut self, number: u32, reason: String) {
         let Some(call) = self.streams.get_mut(&number) else {
             return;
         };
@@ -483,7 +510,7 @@ impl Gatherer {
         }
         // At least half of it: a refusal is seldom over within a moment.
         let delay = call.backoff.next_delay().max(REFUSED_BASE / 2);
-        self.retries.push((now + delay, number));
+        self.retries.push((self.now + delay, number));
     }
 
     fn retire_if_done(&mut self, number: u32) {
@@ -526,10 +553,12 @@ impl CallStream {
                     .chunks
                     .push((draft.events.len(), draft.used_bytes..end));
                 draft.used_bytes = end;
+                self.says_more = self.stream.journal().has_unsent();
                 draft.push(Kind::Chunk(Chunk {
                     stream,
                     first_offset,
                     frames: Bytes::new(),
+                    has_more: self.says_more,
                 }));
                 true
             }
@@ -542,8 +571,16 @@ impl CallStream {
                 false
             }
             Next::Idle => false,
-            Next::NoCredit => {
+            Next::NoCredit { offset } => {
                 self.wants_credit = true;
+                if !std::mem::replace(&mut self.says_more, true) {
+                    draft.push(Kind::Chunk(Chunk {
+                        stream,
+                        first_offset: offset,
+                        frames: Bytes::new(),
+                        has_more: true,
+                    }));
+                }
                 false
             }
             Next::NoRoom => true,

@@ -219,7 +219,10 @@ pub(crate) enum Next {
     /// Nothing until the FIFO gives more.
     Idle,
     /// Nothing until something is acknowledged or the window grows.
-    NoCredit,
+    NoCredit {
+        /// Offset behind what was sent.
+        offset: u64,
+    },
     /// The next frame does not fit the buffer.
     NoRoom,
 }
@@ -434,7 +437,9 @@ impl Journal {
                 return Ok(reader.finish(ended, tail));
             }
             if reader.holes.len() >= HOLES_PENDING_MAX {
-                return Ok(Next::NoCredit);
+                return Ok(Next::NoCredit {
+                    offset: reader.sent,
+                });
             }
             let credit = reader.credit_bytes(window_bytes, self.bounds.bytes_max / 2);
             let room = into.len();
@@ -467,7 +472,11 @@ impl Journal {
                     return Err(ReadError { offset, source });
                 }
                 None if (room as u64) < available.min(credit) => return Ok(Next::NoRoom),
-                None => return Ok(Next::NoCredit),
+                None => {
+                    return Ok(Next::NoCredit {
+                        offset: reader.sent,
+                    });
+                }
             }
         }
     }

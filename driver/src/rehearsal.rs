@@ -191,12 +191,13 @@ impl<'r> Play<'r> {
         let actors = (0..STREAMS.len()).map(actor).collect();
         let (table, signals) = (&rehearsal.table, &rehearsal.signals);
         let mut gatherer = Gatherer::new(Arc::clone(table), Arc::clone(signals), 1);
-        gatherer.reset();
+        let now = Instant::now();
+        gatherer.reset(now);
         Self {
             rehearsal,
             gatherer,
             actors,
-            now: Instant::now(),
+            now,
             due: ShipResponse::default(),
         }
     }
@@ -273,9 +274,10 @@ impl<'r> Play<'r> {
 
     fn gather(&mut self) {
         let mut round = Round::default();
-        self.gatherer.gather(self.now, &mut round);
+        self.gatherer.gather(self.now, false, &mut round);
         let Some(request) = round.request else { return };
         assert!(request.encoded_len() <= MESSAGE_BYTES_MAX);
+        assert!(Some(request.served_ms) <= request.gathered_ms);
         for event in request.events {
             self.note(event.kind.expect("the driver sends what it knows"));
         }
@@ -351,7 +353,7 @@ impl<'r> Play<'r> {
     }
 
     fn begin_call(&mut self) {
-        self.gatherer.reset();
+        self.gatherer.reset(self.now);
         self.due = ShipResponse::default();
         for actor in &mut self.actors {
             actor.sent = actor.stream.journal().acked();
@@ -394,6 +396,51 @@ fn entry_count(mut frames: &[u8]) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_request_says_since_when_the_stream_waits_whose_turn_is_next() {
+        const LINES: (usize, usize) = (300, 1_000);
+        const STREAMS: u32 = 5;
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let _guard = runtime.enter();
+        let mut rehearsal = runtime.block_on(Rehearsal::new(folder.path()));
+        rehearsal.frames = vec![frames(LINES.0, LINES.1); STREAMS as usize];
+        let streams: Vec<_> = (0..STREAMS as usize)
+            .map(|at| rehearsal.stream(at))
+            .collect();
+        let (table, signals) = (&rehearsal.table, &rehearsal.signals);
+        let mut gatherer = Gatherer::new(Arc::clone(table), Arc::clone(signals), 1);
+        let began = Instant::now();
+        let at = |second: u64| began + Duration::from_secs(second);
+        gatherer.reset(at(0));
+        let gather = |gatherer: &mut Gatherer, second, tells_time| {
+            let mut round = Round::default();
+            gatherer.gather(at(second), tells_time, &mut round);
+            let request = round.request?;
+            let count = request.events.len();
+            Some((count, request.gathered_ms.unwrap(), request.served_ms))
+        };
+        assert_eq!(gather(&mut gatherer, 1, false), Some((5, 1_000, 1_000)));
+        let opened = streams.iter().map(|stream| Opened {
+            stream: stream.number(),
+            window_bytes: 1 << 20,
+        });
+        let response = ShipResponse {
+            opened: opened.collect(),
+            ..ShipResponse::default()
+        };
+        gatherer.apply(&mut vec![response], at(2));
+        // Two chunks of 256 KiB fill a request; what is left of a stream waits behind the others.
+        assert_eq!(gather(&mut gatherer, 3, false), Some((2, 3_000, 2_000)));
+        assert_eq!(gather(&mut gatherer, 4, false), Some((2, 4_000, 2_000)));
+        assert_eq!(gather(&mut gatherer, 5, false), Some((4, 5_000, 4_000)));
+        // The last chunks, and the end of each stream.
+        assert_eq!(gather(&mut gatherer, 6, false), Some((7, 6_000, 6_000)));
+        assert_eq!(gather(&mut gatherer, 6, false), None);
+        assert_eq!(gather(&mut gatherer, 7, true), Some((0, 7_000, 7_000)));
+    }
 
     #[test]
     fn whatever_a_shipper_says_nothing_is_released_unsent_and_all_arrives_afterwards() {

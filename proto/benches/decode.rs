@@ -20,7 +20,12 @@ fn main() {
 
 fn request(kinds: impl Iterator<Item = Kind>) -> Bytes {
     let events = kinds.map(|kind| Event { kind: Some(kind) }).collect();
-    ShipRequest { events }.encode_to_vec().into()
+    ShipRequest {
+        events,
+        ..ShipRequest::default()
+    }
+    .encode_to_vec()
+    .into()
 }
 
 /// Returns a request with 1 MiB of frames in so many chunks.
@@ -29,6 +34,7 @@ fn chunks(count: usize) -> Bytes {
         stream: 7,
         first_offset: 1 << 40,
         frames: vec![b'x'; (1 << 20) / count].into(),
+        has_more: false,
     };
     request(std::iter::repeat_n(Kind::Chunk(chunk), count))
 }

@@ -402,6 +402,7 @@ mod tests {
         };
         ShipRequest {
             events: numbers.map(event).collect(),
+            ..ShipRequest::default()
         }
     }
 
@@ -454,6 +455,7 @@ mod tests {
                 stream,
                 first_offset: u64::MAX,
                 frames: frames.clone().into(),
+                has_more: false,
             })
         };
         check_good(&request(chunk, 4 * REQUEST_EVENTS_MAX), MESSAGE_BYTES_MAX);

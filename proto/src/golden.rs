@@ -128,6 +128,7 @@ fn chunk() -> Chunk {
         stream: 7,
         first_offset: 1 << 40,
         frames: frames.into(),
+        has_more: true,
     }
 }
 
@@ -160,11 +161,12 @@ fn requests() {
         }),
     ];
     let events = kinds.map(|kind| Event { kind: Some(kind) }).into();
-    check(
-        "relay_ship_request_v1.bin",
-        &SHIP_REQUEST,
-        &ShipRequest { events },
-    );
+    let request = ShipRequest {
+        events,
+        gathered_ms: Some(60_000),
+        served_ms: 59_990,
+    };
+    check("relay_ship_request_v1.bin", &SHIP_REQUEST, &request);
     let check_request = CheckRequest {
         container: Some(container()),
         log_opts: log_opts(),
@@ -231,7 +233,11 @@ fn an_event_of_a_later_kind_is_no_error() {
         })),
     };
     let events = vec![finish(1)];
-    let known = ShipRequest { events }.encode_to_vec();
+    let request = ShipRequest {
+        events,
+        ..ShipRequest::default()
+    };
+    let known = request.encode_to_vec();
     let mixed = [known.as_slice(), &later, &known].concat();
     let request = ShipRequest::decode(mixed.as_slice()).unwrap();
     assert_eq!(request.events, [finish(1), Event { kind: None }, finish(1)]);

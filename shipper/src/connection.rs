@@ -9,9 +9,6 @@
 //! on it within [`ADMISSION_WAIT_MAX`]: whether its peer sends nothing, one byte a second, or answers
 //! pings for ever. On the admin port, where nobody is admitted, the same holds for one that was given
 //! no answer for [`ANSWER_WAIT_MAX`].
-//!
-//! A connection also knows when its peer was last heard of ([`Heard`]): what a silent network holds
-//! back is not late.
 
 use std::collections::HashMap;
 use std::io;
@@ -42,12 +39,6 @@ pub const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// Time in which a connection to the admin server must be given an answer, and the next one.
 pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(20);
-
-/// Time after which a driver of which nothing is heard is cut off, or dead: it reports every 5 s.
-const SILENCE_MIN: Duration = Duration::from_secs(7);
-
-/// Time in which a driver that is heard of again sends what the silence has kept back.
-const RESUMED_GRACE: Duration = Duration::from_secs(1);
 
 /// First byte of a connection that begins with TLS (RFC 8446, section 5.1: a handshake record). No
 /// HTTP does.
@@ -206,53 +197,6 @@ pub struct Arrival {
     /// The DNS names of its certificate, which the TLS library has verified.
     pub certificate_names: Arc<[String]>,
     is_admitted: Arc<AtomicBool>,
-    heard: Arc<Heard>,
-}
-
-/// When a peer was heard of.
-#[derive(Debug)]
-struct Heard {
-    began: Instant,
-    /// Milliseconds since then: when it was heard of last, and when for the first time after a
-    /// silence.
-    last_ms: AtomicU64,
-    resumed_ms: AtomicU64,
-}
-
-impl Default for Heard {
-    fn default() -> Self {
-        Self {
-            began: Instant::now(),
-            last_ms: AtomicU64::new(0),
-            resumed_ms: AtomicU64::new(0),
-        }
-    }
-}
-
-impl Heard {
-    fn note(&self, now: Instant) {
-        let now_ms = self.ms(now);
-        let last_ms = self.last_ms.swap(now_ms, Ordering::Relaxed);
-        if Duration::from_millis(now_ms.saturating_sub(last_ms)) > SILENCE_MIN {
-            self.resumed_ms.store(now_ms, Ordering::Relaxed);
-        }
-    }
-
-    fn ms(&self, now: Instant) -> u64 {
-        let since = now.saturating_duration_since(self.began);
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn kept_back_until(&self, now: Instant) -> Option<Instant> {
-        let at = |ms: &AtomicU64| self.began + Duration::from_millis(ms.load(Ordering::Relaxed));
-        if now.saturating_duration_since(at(&self.last_ms)) > SILENCE_MIN {
-            return Some(now + RESUMED_GRACE);
-        }
-        // A connection that has just begun has kept nothing back.
-        let is_resumed = self.resumed_ms.load(Ordering::Relaxed) > 0;
-        let until = at(&self.resumed_ms) + RESUMED_GRACE;
-        (is_resumed && until > now).then_some(until)
-    }
 }
 
 impl Arrival {
@@ -276,12 +220,6 @@ impl Arrival {
     /// Says that a call on the connection was admitted: it may stay.
     pub fn admit(&self) {
         self.is_admitted.store(true, Ordering::Relaxed);
-    }
-
-    /// Returns until when, at least, the network may keep back what the peer has sent: nothing is
-    /// heard of it, or it is heard of again only just now.
-    pub fn kept_back_until(&self, now: Instant) -> Option<Instant> {
-        self.heard.kept_back_until(now)
     }
 
     fn is_admitted(&self) -> bool {
@@ -355,11 +293,11 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
         }
         let filled = buffer.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(context, buffer);
-        if let Some(first) = buffer.filled().get(filled) {
-            self.arrival.heard.note(Instant::now());
-            if !std::mem::replace(&mut self.has_begun, true) && *first == TLS_HANDSHAKE {
-                self.slot.gate.note_misled();
-            }
+        if let Some(first) = buffer.filled().get(filled)
+            && !std::mem::replace(&mut self.has_begun, true)
+            && *first == TLS_HANDSHAKE
+        {
+            self.slot.gate.note_misled();
         }
         polled
     }

@@ -106,7 +106,7 @@ impl Relay for RelayService {
         let age_max = arrival.address.and(self.0.connection_age_max);
         let inbound = request.into_inner();
         let ingest = Arc::clone(&self.0);
-        let session = Session::new(ingest, host, arrival, inbound, policy, age_max);
+        let session = Session::new(ingest, host, inbound, policy, age_max);
         let responses = unfold(session, |mut session| async move {
             let response = session.next().await?;
             Some((response, session))

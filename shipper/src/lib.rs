@@ -19,6 +19,7 @@ pub mod config;
 pub mod connection;
 pub mod credentials;
 pub mod dead_letter;
+mod host_clock;
 pub mod ingest;
 pub mod lane;
 pub mod lanes;

@@ -305,6 +305,7 @@ impl<'s> Host<'s> {
         self.push(Kind::Chunk(Chunk {
             stream: number(stream),
             first_offset,
+            has_more: frames.len() % 2 == 1,
             frames: frames.into(),
         }));
     }
@@ -346,7 +347,13 @@ impl<'s> Host<'s> {
     fn end_request(&mut self) {
         let events = std::mem::take(&mut self.events);
         if !events.is_empty() {
-            self.requests.push(ShipRequest { events }.encode_to_vec());
+            self.requests.push(
+                ShipRequest {
+                    events,
+                    ..ShipRequest::default()
+                }
+                .encode_to_vec(),
+            );
         }
     }
 

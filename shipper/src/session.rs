@@ -18,8 +18,8 @@ use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
 use crate::ack::Progress;
-use crate::connection::Arrival;
 use crate::credentials::CredentialRef;
+use crate::host_clock::HostClock;
 use crate::ingest::{Ingest, Phase, Policy, cut};
 use crate::lane::{Lane, Piece, SlotId, Stream, new_context_id};
 use crate::outbox::Outbox;
@@ -30,9 +30,9 @@ use crate::window::Window;
 /// How often windows are looked at.
 const WINDOW_PERIOD: Duration = Duration::from_secs(1);
 
-/// Time that a driver has to send what a closed window kept back, before what waits for it counts as
-/// late.
-const REOPENED_GRACE: Duration = Duration::from_secs(1);
+/// Time of the host in which its driver sends what stands in the journal, once there is room for it,
+/// before what waits for it counts as late. It comes in its turn, or a window is wrong.
+const REST_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// How long a call that makes way for another one waits for its acknowledgements, while it reads
 /// nothing. A lane that holds does not answer in time, and must not stop the host's other lanes: the
@@ -58,14 +58,14 @@ const HOST_BYTES_MAX: usize = 255;
 pub(crate) struct Session {
     ingest: Arc<Ingest>,
     host: Host,
-    arrival: Arrival,
     inbound: Streaming<ShipRequest>,
     outbox: Arc<Outbox>,
     streams: HashMap<u32, OpenStream>,
     phase: watch::Receiver<Phase>,
     policy: watch::Receiver<Arc<Policy>>,
     windows_due: Instant,
-    /// Earliest time at which a formatter gives up waiting for the rest of a record.
+    host_clock: HostClock,
+    /// Earliest time of the host at which a formatter gives up waiting for the rest of a record.
     flush_due: Option<Instant>,
     /// When the host's allowance covers what it has sent; requests are read until shortly before.
     paid_until: Instant,
@@ -157,7 +157,9 @@ struct OpenStream {
     acked_offset: u64,
     /// Fates of entries behind it, whose counts go with the piece that covers them.
     ahead: Vec<Fate>,
-    /// Nothing is flushed for its age before this.
+    /// The journal has more of the stream.
+    has_more: bool,
+    /// Nothing is flushed for its age before this time of the host.
     flush_from: Option<Instant>,
     end_offset: Option<u64>,
     /// That of its host, if it has a limit.
@@ -170,7 +172,6 @@ impl Session {
     pub(crate) fn new(
         ingest: Arc<Ingest>,
         host: Host,
-        arrival: Arrival,
         inbound: Streaming<ShipRequest>,
         policy: watch::Receiver<Arc<Policy>>,
         age_max: Option<Duration>,
@@ -181,11 +182,11 @@ impl Session {
             policy,
             ingest,
             host,
-            arrival,
             inbound,
             outbox: Arc::default(),
             streams: HashMap::new(),
             windows_due: Instant::now() + WINDOW_PERIOD,
+            host_clock: HostClock::new(Instant::now()),
             flush_due: None,
             paid_until: Instant::now(),
             stay: Stay::begin(age_max, Instant::now()),
@@ -214,7 +215,7 @@ impl Session {
             }
             let read_due = Some(self.read_due()).filter(|due| *due > now);
             let may_read = phase == Phase::Serving && read_due.is_none() && !self.stay.is_leaving();
-            let due = [self.flush_due, read_due, self.stay.due()];
+            let due = [read_due, self.stay.due()];
             let due = due.into_iter().flatten();
             let due = due.fold(self.windows_due, Instant::min);
             tokio::select! {
@@ -299,6 +300,7 @@ impl Session {
             return Err(Status::invalid_argument(rule));
         }
         let now = Instant::now();
+        self.host_clock.follow(&request, now);
         let mut touched = Lanes::default();
         for event in request.events {
             match event.kind {
@@ -310,6 +312,7 @@ impl Session {
                 Some(Kind::Finish(finish)) => self.finish(&finish, now, &mut touched)?,
             }
         }
+        self.flush_if_due(now, &mut touched);
         touched.wake();
         Ok(())
     }
@@ -398,6 +401,7 @@ impl Session {
             settled_offset: open.resume_offset,
             acked_offset: open.resume_offset,
             ahead: Vec::new(),
+            has_more: false,
             flush_from: None,
             end_offset: None,
             allowance,
@@ -411,8 +415,10 @@ impl Session {
             return Ok(());
         };
         stream.expect(chunk.stream, chunk.first_offset)?;
-        stream.expect_room(chunk)?;
-        let mut out = Out::new(&self.ingest, now, chunk.frames.len());
+        if !chunk.frames.is_empty() {
+            stream.expect_room(chunk)?;
+        }
+        let mut out = Out::new(&self.ingest, now, &self.host_clock, chunk.frames.len());
         let mut rest: &[u8] = &chunk.frames;
         let mut entry_count = 0;
         while !rest.is_empty() {
@@ -430,6 +436,8 @@ impl Session {
         if let Some(window_bytes) = stream.window.hold(stream.settled_offset) {
             self.outbox.resize(chunk.stream, window_bytes);
         }
+        stream.has_more = chunk.has_more;
+        stream.wait_for_rest(&self.host_clock);
         self.ingest.metrics.received_entries.inc_by(entry_count);
         touched.add(&stream.lane);
         self.note_flush(chunk.stream);
@@ -456,9 +464,10 @@ impl Session {
             return Err(broken(hole.stream, "reports too many holes at once"));
         }
         self.ingest.metrics.dropped_entries.inc_by(hole.entries);
-        let mut out = Out::new(&self.ingest, now, 0);
+        let mut out = Out::new(&self.ingest, now, &self.host_clock, 0);
         stream.formatter.push_hole(hole, &mut out.records);
         stream.next_offset = hole.end_offset;
+        stream.has_more = false;
         stream.send(&mut out);
         touched.add(&stream.lane);
         Ok(())
@@ -469,8 +478,8 @@ impl Session {
             return Ok(());
         };
         stream.expect(finish.stream, finish.end_offset)?;
-        let mut out = Out::new(&self.ingest, now, 0);
-        stream.formatter.finish(now, &mut out.records);
+        let mut out = Out::new(&self.ingest, now, &self.host_clock, 0);
+        stream.formatter.finish(out.host_now, &mut out.records);
         stream.end_offset = Some(finish.end_offset);
         stream.send(&mut out);
         touched.add(&stream.lane);
@@ -484,7 +493,7 @@ impl Session {
                 continue;
             };
             stream.acked_offset = stream.acked_offset.max(ack.offset);
-            stream.keep_waiting_if_closed(Instant::now());
+            stream.wait_for_rest(&self.host_clock);
             if let Some(window_bytes) = stream.window.acknowledge(ack.offset) {
                 self.outbox.resize(ack.stream, window_bytes);
             }
@@ -501,55 +510,58 @@ impl Session {
         }
     }
 
-    /// Flushes records that waited long enough for the rest of themselves, and looks at windows.
+    /// Looks at windows, and at the time of a host that does not say it.
     fn maintain(&mut self, now: Instant) {
-        if self.flush_due.is_some_and(|due| due <= now) {
-            self.flush(now);
+        if self.windows_due > now {
+            return;
         }
-        if self.windows_due <= now {
-            for (number, stream) in &mut self.streams {
-                if let Some(window_bytes) = stream.window.shrink_if_idle() {
-                    self.outbox.resize(*number, window_bytes);
-                }
+        self.windows_due = now + WINDOW_PERIOD;
+        for (number, stream) in &mut self.streams {
+            let mut resized = stream.window.shrink_if_idle();
+            if stream.is_stuck() {
+                // Others may have given back what was not to be had before.
+                resized = stream.window.hold(stream.settled_offset).or(resized);
+                stream.wait_for_rest(&self.host_clock);
             }
-            self.windows_due = now + WINDOW_PERIOD;
+            if let Some(window_bytes) = resized {
+                self.outbox.resize(*number, window_bytes);
+            }
         }
+        // What a host is ahead of its allowance has come, and is not read.
+        if self.read_due() <= now {
+            self.host_clock.follow_silence(now);
+        }
+        let mut touched = Lanes::default();
+        self.flush_if_due(now, &mut touched);
+        touched.wake();
     }
 
-    /// Flushes what is late. While the process stops or the call leaves, nothing is: the next one
-    /// gets the rest of a record, and with it the beginning, which is not acknowledged.
-    fn flush(&mut self, now: Instant) {
+    /// Flushes records that waited long enough for the rest of themselves. While the process stops or
+    /// the call leaves, nothing is late: the next one gets the rest of a record, and with it the
+    /// beginning, which is not acknowledged.
+    fn flush_if_due(&mut self, now: Instant, touched: &mut Lanes) {
+        let served = self.host_clock.served();
+        if self.flush_due.is_none_or(|due| due > served) {
+            return;
+        }
         if *self.phase.borrow() != Phase::Serving || self.stay.is_leaving() {
             self.flush_due = None;
             return;
         }
-        if let Some(until) = self.kept_back_until(now) {
-            self.flush_due = Some(until);
-            return;
-        }
-        let mut touched = Lanes::default();
         for stream in self.streams.values_mut() {
-            if stream.flush_due().is_none_or(|due| due > now) {
+            if stream.flush_due().is_none_or(|due| due > served) {
                 continue;
             }
-            if stream.keep_waiting_if_closed(now) {
+            if stream.is_kept_back() {
+                stream.wait_for_rest(&self.host_clock);
                 continue;
             }
-            let mut out = Out::new(&self.ingest, now, 0);
-            stream.formatter.flush_due(now, &mut out.records);
+            let mut out = Out::new(&self.ingest, now, &self.host_clock, 0);
+            stream.formatter.flush_due(served, &mut out.records);
             stream.send(&mut out);
             touched.add(&stream.lane);
         }
-        touched.wake();
         self.flush_due = self.earliest_flush();
-    }
-
-    /// Returns until when, at least, the rest of a record may be on its way: kept back by the network,
-    /// or not read as the host is ahead of its allowance.
-    fn kept_back_until(&self, now: Instant) -> Option<Instant> {
-        let read_due = Some(self.read_due()).filter(|due| *due > now);
-        let unread_until = read_due.map(|due| due + REOPENED_GRACE);
-        unread_until.max(self.arrival.kept_back_until(now))
     }
 
     fn earliest_flush(&self) -> Option<Instant> {
@@ -605,21 +617,29 @@ impl OpenStream {
         Err(broken(chunk.stream, &what))
     }
 
-    /// Returns when something that waits for the rest of itself is late.
+    /// Returns when something that waits for the rest of itself is late, by the host's clock.
     fn flush_due(&self) -> Option<Instant> {
         let due = self.formatter.next_due()?;
         Some(self.flush_from.map_or(due, |from| from.max(due)))
     }
 
-    /// Puts off what is late if its rest may stand in the host's journal, where a closed window
-    /// keeps it. Returns whether it does. A window that is full of nothing but what waits here is
-    /// not waited for: it would never open.
-    fn keep_waiting_if_closed(&mut self, now: Instant) -> bool {
-        let is_closed = self.window.is_closed_by(self.settled_offset);
-        if is_closed {
-            self.flush_from = Some(now + REOPENED_GRACE);
-        }
-        is_closed
+    /// Puts off what is late if its rest stands in the host's journal, from where it comes once there is
+    /// room in the window.
+    fn wait_for_rest(&mut self, clock: &HostClock) {
+        let waits = self.has_more && !self.is_stuck();
+        self.flush_from = waits.then(|| clock.now() + REST_WAIT_MAX);
+    }
+
+    /// Returns whether the host's journal holds what there is no room for, until something is
+    /// acknowledged that is under way.
+    fn is_kept_back(&self) -> bool {
+        self.has_more && self.window.is_full() && self.settled_offset > self.acked_offset
+    }
+
+    /// Returns whether the window is full of nothing but what waits here for its rest: an
+    /// acknowledgement will not open it.
+    fn is_stuck(&self) -> bool {
+        self.has_more && self.window.is_full() && self.settled_offset == self.acked_offset
     }
 
     fn push(&mut self, entry: &[u8], frame_bytes: usize, out: &mut Out<'_>) {
@@ -644,7 +664,13 @@ impl OpenStream {
         let mark = out.records.mark();
         let formatter = &mut self.formatter;
         let settled_before = formatter.settled_offset();
-        formatter.push(offset, self.next_offset, &view, out.now, &mut out.records);
+        formatter.push(
+            offset,
+            self.next_offset,
+            &view,
+            out.host_now,
+            &mut out.records,
+        );
         if out.is_beyond() {
             // The newest records go into a piece of their own, and what settled with them as well.
             let newest = out.records.split_off(mark);
@@ -734,12 +760,14 @@ struct Out<'a> {
     ingest: &'a Ingest,
     records: Records,
     now: Instant,
+    /// When the request with the entries was gathered.
+    host_now: Instant,
     is_large: bool,
 }
 
 impl<'a> Out<'a> {
     /// Makes room for the records of `frames_bytes` of entries.
-    fn new(ingest: &'a Ingest, now: Instant, frames_bytes: usize) -> Self {
+    fn new(ingest: &'a Ingest, now: Instant, clock: &HostClock, frames_bytes: usize) -> Self {
         let is_large = frames_bytes >= USED_BUFFER_BYTES_MIN;
         let buffer = if is_large {
             Vec::new()
@@ -753,6 +781,7 @@ impl<'a> Out<'a> {
                 ..Records::default()
             },
             now,
+            host_now: clock.now(),
             is_large,
         }
     }

@@ -180,11 +180,9 @@ impl Window {
         self.announced
     }
 
-    /// Returns whether entries below `settled_offset` keep later ones back: they are under way, and
-    /// the window has no room for another entry that Docker may write.
-    pub fn is_closed_by(&self, settled_offset: u64) -> bool {
-        settled_offset > self.acked_offset
-            && self.unacked_bytes() + DOCKER_FRAME_BYTES_MAX > self.announced
+    /// Returns whether it has no room for another entry that Docker may write.
+    pub fn is_full(&self) -> bool {
+        self.unacked_bytes() + DOCKER_FRAME_BYTES_MAX > self.announced
     }
 
     /// Counts what a stream sent: `offset` lies behind it.
@@ -329,7 +327,7 @@ mod tests {
         let mut window = Window::new(share(&budget), 7);
         assert!(window.skip(u64::MAX - HOLES_MAX as u64));
         window.receive(u64::MAX - HOLES_MAX as u64, 0);
-        assert!(window.may_take(WINDOW_BYTES_MIN, false) && !window.is_closed_by(u64::MAX));
+        assert!(window.may_take(WINDOW_BYTES_MIN, false) && !window.is_full());
         window.hold(7);
         for hole in 1..HOLES_MAX as u64 {
             assert!(window.skip(u64::MAX - HOLES_MAX as u64 + hole));

@@ -17,7 +17,7 @@ use proto::relay::{
 use shipper::clock::WallClock;
 use shipper::config::Config;
 use shipper::window::WINDOW_BYTES_MIN;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -189,7 +189,24 @@ impl Call {
             .into_iter()
             .map(|kind| Event { kind: Some(kind) })
             .collect();
-        self.requests.send(ShipRequest { events }).await.unwrap();
+        self.requests
+            .send(ShipRequest {
+                events,
+                ..ShipRequest::default()
+            })
+            .await
+            .unwrap();
+    }
+
+    /// Sends what a driver has gathered at a time of its own, having served all streams up to another.
+    async fn send_at(&self, [gathered_ms, served_ms]: [u64; 2], kinds: Vec<Kind>) {
+        let event = |kind| Event { kind: Some(kind) };
+        let request = ShipRequest {
+            events: kinds.into_iter().map(event).collect(),
+            gathered_ms: Some(gathered_ms),
+            served_ms,
+        };
+        self.requests.send(request).await.unwrap();
     }
 
     /// Reads responses until one satisfies `wanted`; acknowledgements of a stream add up.
@@ -269,6 +286,7 @@ fn chunk(stream: u32, first_offset: u64, lines: &[&str]) -> (Kind, u64) {
             stream,
             first_offset,
             frames: frames.into(),
+            has_more: false,
         }),
         end,
     )
@@ -323,6 +341,7 @@ async fn a_torn_chunk_ends_the_call() {
         stream: 1,
         first_offset: 0,
         frames: torn.into(),
+        has_more: false,
     };
     call.send(vec![open(1, 0, &[]), Kind::Chunk(torn)]).await;
     let status = call.until(|_| None::<()>).await.unwrap_err();
@@ -687,6 +706,7 @@ fn at_the_end() -> Kind {
         stream: 1,
         first_offset: u64::MAX - 1,
         frames: frames(&["x"]).into(),
+        has_more: false,
     })
 }
 
@@ -1100,7 +1120,10 @@ async fn a_record_of_several_lines_is_not_torn_while_its_rest_has_no_window() {
     // full size.
     let filler = "x".repeat(1_000);
     let lines = [vec![filler.as_str(); 50], vec!["trace:"]].concat();
-    let (fillers, end) = chunk(1, middle, &lines);
+    let (mut fillers, end) = chunk(1, middle, &lines);
+    if let Kind::Chunk(chunk) = &mut fillers {
+        chunk.has_more = true;
+    }
     let begin = end - frames(&["trace:"]).len() as u64;
     call.send(vec![fillers]).await;
     call.acked_to(1, begin).await.unwrap();
@@ -1116,89 +1139,156 @@ async fn a_record_of_several_lines_is_not_torn_while_its_rest_has_no_window() {
     assert_eq!(ends, ["first", "trace:\n  at main", "last"]);
 }
 
-/// Stands before a shipper's socket, and carries nothing while it is told so.
-async fn pausable(site: &Site) -> (Channel, watch::Sender<bool>, JoinSet<()>) {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let path = site.folder.path().join("pausable.sock");
-    let listener = tokio::net::UnixListener::bind(&path).unwrap();
-    // It listens then.
-    drop(site.channel().await);
-    let far = tokio::net::UnixStream::connect(&site.socket);
-    let (is_paused, pauses) = watch::channel(false);
-    let connecting = connect(format!("unix://{}", path.display()));
-    let (channel, near, far) = tokio::join!(connecting, listener.accept(), far);
-    let (near_read, near_write) = near.unwrap().0.into_split();
-    let (far_read, far_write) = far.unwrap().into_split();
-    let mut tasks = JoinSet::new();
-    for (mut from, mut to) in [(near_read, far_write), (far_read, near_write)] {
-        let mut pauses = pauses.clone();
-        tasks.spawn(async move {
-            let mut bytes = vec![0; 64 << 10];
-            while let Ok(count @ 1..) = from.read(&mut bytes).await {
-                pauses.wait_for(|is_paused| !is_paused).await.ok();
-                if to.write_all(&bytes[..count]).await.is_err() {
-                    return;
-                }
-            }
-        });
-    }
-    (channel, is_paused, tasks)
+/// Returns a short piece of a long line, as a frame.
+fn piece(id: &str, ordinal: i32, last: bool) -> Vec<u8> {
+    piece_of(id, ordinal, last, &format!("{id}{ordinal}"))
 }
 
-/// A line waits 10 s for its rest: not while the network is silent, but while the driver is there.
-#[tokio::test]
-async fn a_long_line_is_torn_by_its_age_and_not_by_a_silent_network() {
-    const SILENCE: Duration = Duration::from_secs(12);
-    /// The age, and how long it may take to know that the driver is there: it answers pings.
-    const WAIT_MAX: Duration = Duration::from_secs(30);
-    let site = Site::start("").await;
-    let (channel, is_paused, _tasks) = pausable(&site).await;
-    let mut call = Call::begin(channel).await.unwrap();
-    let piece = |id: &str, ordinal, last| {
-        let entry = LogEntry {
-            source: "stdout".into(),
-            time_nano: 1_700_000_000_123_456_789,
-            line: format!("{id}{ordinal}").into_bytes(),
-            partial: true,
-            partial_log_metadata: Some(PartialLogEntryMetadata {
-                last,
-                id: id.repeat(64),
-                ordinal,
-            }),
-        };
-        let mut frames = Vec::new();
-        proto::frame::encode(&entry, &mut frames);
-        frames
+fn piece_of(id: &str, ordinal: i32, last: bool, text: &str) -> Vec<u8> {
+    let entry = LogEntry {
+        source: "stdout".into(),
+        time_nano: 1_700_000_000_123_456_789,
+        line: text.into(),
+        partial: true,
+        partial_log_metadata: Some(PartialLogEntryMetadata {
+            last,
+            id: id.repeat(64),
+            ordinal,
+        }),
     };
-    let chunk = |first_offset, frames: Vec<u8>| {
-        Kind::Chunk(Chunk {
+    let mut frames = Vec::new();
+    proto::frame::encode(&entry, &mut frames);
+    frames
+}
+
+/// What was sent of a stream.
+#[derive(Default)]
+struct Sent {
+    offset: u64,
+}
+
+impl Sent {
+    fn chunk(&mut self, frames: Vec<u8>, has_more: bool) -> Vec<Kind> {
+        let first_offset = self.offset;
+        self.offset += frames.len() as u64;
+        vec![Kind::Chunk(Chunk {
             stream: 1,
             first_offset,
             frames: frames.into(),
-        })
+            has_more,
+        })]
+    }
+}
+
+/// A line waits 10 s for its rest: of the host's time, in which its driver has looked for it. What a
+/// slow network or many other streams keep from the shipper is not late, however long it takes.
+#[tokio::test]
+async fn a_long_line_is_torn_by_its_age_and_not_by_a_slow_network() {
+    let site = Site::start("").await;
+    let mut call = site.call().await;
+    let mut sent = Sent::default();
+    let mut piece = |id, ordinal, last| sent.chunk(piece(id, ordinal, last), false);
+    call.send_at([0, 0], vec![open(1, 0, &[])]).await;
+    call.send_at([1_000, 1_000], piece("a", 1, false)).await;
+    for gathered_ms in (5_000..60_000).step_by(5_000) {
+        call.send_at([gathered_ms, 10_999], vec![]).await;
+    }
+    call.send_at([60_000, 60_000], piece("a", 2, true)).await;
+    call.send_at([61_000, 61_000], piece("b", 1, false)).await;
+    call.send_at([66_000, 66_000], vec![]).await;
+    call.send_at([70_999, 70_999], piece("b", 2, true)).await;
+    call.send_at([71_000, 71_000], piece("c", 1, false)).await;
+    call.send_at([76_000, 76_000], vec![]).await;
+    call.send_at([81_000, 81_000], vec![]).await;
+    // The driver was stopped for an hour.
+    call.send_at([82_000, 82_000], piece("d", 1, false)).await;
+    call.send_at([3_682_000, 3_682_000], vec![]).await;
+    call.send_at([3_683_000, 3_683_000], piece("d", 2, true))
+        .await;
+    call.acked_to(1, sent.offset).await.unwrap();
+    assert_eq!(site.contents(), ["a1a2", "b1b2", "c1", "d1d2"]);
+}
+
+/// What the driver says that it has is waited for longer: it may wait for room in the window, of which
+/// the driver learns by the same network.
+#[tokio::test]
+async fn a_long_line_waits_for_what_stands_in_the_journal_for_a_minute() {
+    let site = Site::start("").await;
+    let mut call = site.call().await;
+    let mut sent = Sent::default();
+    let mut now_ms = 0;
+    let mut wait = async |seconds: u64| {
+        for _ in 0..seconds.div_ceil(5) {
+            now_ms += 5_000;
+            call.send_at([now_ms, now_ms], vec![]).await;
+        }
+        now_ms
     };
-    let (first, second, third) = (
-        piece("a", 1, false),
-        piece("a", 2, true),
-        piece("b", 1, false),
-    );
-    let middle = first.len() as u64;
-    let end = middle + second.len() as u64;
-    call.send(vec![open(1, 0, &[]), chunk(0, first)]).await;
+    let now = wait(5).await;
+    call.send_at([now, now], vec![open(1, 0, &[])]).await;
+    call.send_at([now, now], sent.chunk(piece("a", 1, false), true))
+        .await;
+    let now = wait(55).await;
+    call.send_at([now, now], sent.chunk(piece("a", 2, false), false))
+        .await;
+    // The rest came to the journal just now, and the window is full.
+    let now = wait(5).await;
+    call.send_at([now, now], sent.chunk(vec![], true)).await;
+    let now = wait(55).await;
+    call.send_at([now, now], sent.chunk(piece("a", 3, true), false))
+        .await;
+    call.send_at([now, now], sent.chunk(piece("b", 1, false), true))
+        .await;
+    let now = wait(60).await;
+    call.send_at([now, now], sent.chunk(piece("b", 2, true), false))
+        .await;
+    call.acked_to(1, sent.offset).await.unwrap();
+    assert_eq!(site.contents(), ["a1a2a3", "b1", "b2"]);
+}
+
+/// The same for a record of several lines, whose age is 50 ms.
+#[tokio::test]
+async fn a_record_of_several_lines_is_torn_by_its_age_and_not_by_a_slow_network() {
+    let site = Site::start("").await;
+    let mut call = site.call().await;
+    let mut offset = 0;
+    let mut lines = |lines: &[&str]| {
+        let (chunk, end) = chunk(1, offset, lines);
+        offset = end;
+        vec![chunk]
+    };
+    call.send_at([0, 0], vec![open(1, 0, &MULTILINE)]).await;
+    call.send_at([100, 100], lines(&["slow:"])).await;
     site.metric_is("cls_shipper_received_entries_total", 1)
         .await;
-    is_paused.send_replace(true);
-    tokio::time::sleep(SILENCE).await;
-    call.send(vec![chunk(middle, second), chunk(end, third)])
-        .await;
-    is_paused.send_replace(false);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    call.send_at([5_000, 149], vec![]).await;
+    call.send_at([5_001, 149], lines(&["  at main"])).await;
+    call.send_at([6_001, 6_001], lines(&["late:"])).await;
+    call.send_at([7_001, 7_001], vec![]).await;
+    call.send_at([7_002, 7_002], lines(&["  at main"])).await;
+    call.send_at([9_000, 9_000], vec![]).await;
+    call.acked_to(1, offset).await.unwrap();
+    let wanted = ["slow:\n  at main", "late:", "  at main"];
+    assert_eq!(site.contents(), wanted);
+}
+
+/// Of a driver that does not say what the time is, the shipper's own time counts.
+#[tokio::test]
+async fn a_long_line_of_a_driver_that_tells_no_time_goes_out_as_well() {
+    let site = Site::start("").await;
+    let mut call = site.call().await;
+    let frames = piece("a", 1, false);
+    let end = frames.len() as u64;
+    let chunk = Chunk {
+        stream: 1,
+        first_offset: 0,
+        frames: frames.into(),
+        has_more: false,
+    };
+    call.send(vec![open(1, 0, &[]), Kind::Chunk(chunk)]).await;
     call.acked_to(1, end).await.unwrap();
-    assert_eq!(site.contents(), ["a1a2"]);
-    let torn = wait_until("the part of a line", WAIT_MAX, async || {
-        site.contents().len() > 1
-    });
-    torn.await.unwrap();
-    assert_eq!(site.contents(), ["a1a2", "b1"]);
+    assert_eq!(site.contents(), ["a1"]);
 }
 
 #[tokio::test]
@@ -1246,6 +1336,7 @@ async fn an_acknowledgement_counts_just_the_entries_that_it_covers() {
             stream: 1,
             first_offset,
             frames: frames.into(),
+            has_more: false,
         })
     };
     call.send(vec![
@@ -1323,7 +1414,14 @@ async fn flood(requests: &mpsc::Sender<ShipRequest>, count: u32) {
     for first in (0..count).step_by(1_000) {
         let kinds = (first..count.min(first + 1_000)).map(|stream| open(stream, 0, &[]));
         let events = kinds.map(|kind| Event { kind: Some(kind) }).collect();
-        if requests.send(ShipRequest { events }).await.is_err() {
+        if requests
+            .send(ShipRequest {
+                events,
+                ..ShipRequest::default()
+            })
+            .await
+            .is_err()
+        {
             return;
         }
     }
@@ -1385,7 +1483,10 @@ async fn a_message_that_grows_when_decoded_ends_its_own_call_only() {
     let empty = vec![Event::default(); 700_000];
     events
         .requests
-        .send(ShipRequest { events: empty })
+        .send(ShipRequest {
+            events: empty,
+            ..ShipRequest::default()
+        })
         .await
         .unwrap();
     let status = events.until(|_| None::<()>).await.unwrap_err();
@@ -1539,6 +1640,35 @@ async fn a_lane_that_holds_leaves_room_for_the_windows_of_another() {
         in_memory > 4 * WINDOW_BYTES_MIN,
         "only {in_memory} bytes are held"
     );
+}
+
+/// A long line needs room beyond its window when none is to be had. Others give back what they have not
+/// used for seconds, and the line gets it before it is late.
+#[tokio::test]
+async fn a_long_line_is_given_room_as_soon_as_there_is_some() {
+    let site = Site::start("buffer_bytes_max = 1048576").await;
+    let mut call = site.call().await;
+    for stream in 2..=5 {
+        let mut busy = Busy::open(&call, stream, &[]).await;
+        for _ in 0..6 {
+            busy.fill(&call).await;
+            busy.settle(&mut call).await;
+        }
+    }
+    let mut sent = Sent::default();
+    let text = "x".repeat(16 << 10);
+    let first = sent.chunk(piece_of("a", 1, false, &text), true);
+    call.send([vec![open(1, 0, &[])], first].concat()).await;
+    let of_stream = |response: &ShipResponse| {
+        let mut windows = response.windows.iter();
+        windows.find(|window| window.stream == 1).copied()
+    };
+    let window = call.until(of_stream).await.unwrap();
+    assert_eq!(window.bytes, 2 * WINDOW_BYTES_MIN);
+    call.send(sent.chunk(piece_of("a", 2, true, &text), false))
+        .await;
+    call.acked_to(1, sent.offset).await.unwrap();
+    assert!(site.contents().contains(&text.repeat(2)));
 }
 
 #[tokio::test]

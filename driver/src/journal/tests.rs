@@ -368,7 +368,9 @@ fn the_window_bounds_what_is_in_flight() {
     assert!(bytes <= FRAME_BYTES_MAX);
     assert_eq!(
         world.journal.next(window, &mut buffer).unwrap(),
-        Next::NoCredit
+        Next::NoCredit {
+            offset: bytes as u64
+        }
     );
     let fates = Fates {
         delivered: bytes as u64 / frame_bytes - 10,
@@ -385,7 +387,9 @@ fn the_window_bounds_what_is_in_flight() {
     );
     assert_eq!(
         world.journal.next(window, &mut buffer).unwrap(),
-        Next::NoCredit
+        Next::NoCredit {
+            offset: bytes as u64 + 10 * frame_bytes
+        }
     );
 }
 

@@ -101,6 +101,8 @@ pub struct State {
     pub behaviour: Behaviour,
     pub logs: BTreeMap<String, Log>,
     pub reports: Vec<HostReport>,
+    /// When the last request with events was gathered, and those without events that followed it.
+    pub gathered_ms: Vec<u64>,
     pub authorizations: Vec<Option<String>>,
     pub faults: Vec<String>,
 }
@@ -297,6 +299,10 @@ type Streams = BTreeMap<u32, (String, u64)>;
 
 fn take(state: &mut State, call: &mut Streams, request: ShipRequest) -> ShipResponse {
     let mut response = ShipResponse::default();
+    if !request.events.is_empty() {
+        state.gathered_ms.clear();
+    }
+    state.gathered_ms.extend(request.gathered_ms);
     for event in request.events {
         match event.kind.unwrap() {
             Kind::Open(open) => take_open(state, call, *open, &mut response),

@@ -728,6 +728,27 @@ async fn entries_that_wait_are_reported_as_received() {
     driver.stop().await;
 }
 
+/// By these the shipper knows that the rest of a line has not been written.
+#[tokio::test]
+async fn a_driver_with_nothing_to_send_says_so_ever_more_rarely() {
+    let host = Host::new();
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let driver = host.run();
+    let mut container = Container::new(host.path(), "c1");
+    host.start(&container, "{}").await;
+    container.write_lines(1).await;
+    let is_quiet = |state: &fake::State| state.gathered_ms.len() > 5;
+    shipper.wait("requests without events", is_quiet).await;
+    let gathered_ms = shipper.state().gathered_ms.clone();
+    let pauses = gathered_ms.array_windows().map(|[last, next]| next - last);
+    let pauses: Vec<u64> = pauses.collect();
+    // A report, every 5 s, brings one of its own and does not begin anew.
+    assert!(pauses.iter().all(|pause| *pause <= 6_000), "{pauses:?}");
+    assert!(gathered_ms[1] - gathered_ms[0] <= 1_000, "{pauses:?}");
+    assert!(gathered_ms[5] - gathered_ms[0] >= 5_000, "{pauses:?}");
+    driver.stop().await;
+}
+
 /// A report call that fails alone, while the call that ships goes on, is begun again: otherwise the
 /// ledger would show nothing of this host for as long as that call lives.
 #[tokio::test]

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Bounds: a line and a record have at most [`RECORD_LINE_BYTES_MAX`] bytes; an unfinished line
-//! waits for [`LINE_AGE_MAX`].
+//! waits for [`LINE_AGE_MAX`] after its last piece.
 
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ use proto::limits::RECORD_LINE_BYTES_MAX;
 use regex::bytes::Regex;
 use tokio::time::Instant;
 
-/// How long the first piece of a line waits for the last one. Pieces of a line come within
-/// microseconds, unless a process writes without ever ending a line.
+/// How long a piece of a line waits for the next one. Pieces of a line come within microseconds, unless
+/// a process writes without ever ending a line.
 pub(super) const LINE_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// Bytes of a pending text whose memory is kept for the next one.
@@ -179,8 +179,8 @@ impl Joiner {
             let is_part = is_part || self.pending.head.is_some();
             self.pending.flush_part(line);
             self.pending.begin(Head { is_part, ..head }, entry.line);
-            self.since = Some(now);
         }
+        self.since = Some(now);
         if piece.last {
             self.line = None;
             self.pending.flush(line);

@@ -707,16 +707,20 @@ fn an_unfinished_line_goes_out_when_it_is_old() {
     stream.wait(Duration::from_millis(1));
     assert_eq!((stream.settled(), stream.records.counts.logs), (1100, 1));
     assert_eq!(stream.formatter.next_due(), None);
+    let almost = lines::LINE_AGE_MAX - Duration::from_millis(1);
     stream
         .piece("p", 2, false, b"b")
-        .piece("p", 3, true, b"c")
-        .out(b"d");
+        .wait(almost)
+        .piece("p", 3, false, b"c")
+        .wait(almost)
+        .piece("p", 4, true, b"d")
+        .out(b"e");
     assert_eq!(
         stream.texts(),
         [
             "content=a | __cut__=line",
-            "content=bc | __cut__=line",
-            "content=d"
+            "content=bcd | __cut__=line",
+            "content=e"
         ]
     );
 }
