@@ -685,10 +685,12 @@ impl Quiet {
 
     /// Learns of a request.
     fn follow(&mut self, request: &ShipRequest, now: Instant) {
-        let delay = if request.events.is_empty() {
-            self.0.map(|(_, delay)| delay * 2)
-        } else {
-            Some(QUIET_BASE)
+        let delay = match self.0 {
+            _ if !request.events.is_empty() => Some(QUIET_BASE),
+            // It came with a report.
+            Some((at, _)) if now < at => return,
+            Some((_, delay)) => Some(delay * 2),
+            None => None,
         };
         let delay = delay.filter(|delay| *delay < REPORT_INTERVAL / 2);
         self.0 = delay.map(|delay| (now + delay, delay));
@@ -904,6 +906,31 @@ fn bearer(path: &Path, content: &[u8]) -> Result<MetadataValue<Ascii>, ConnectEr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn that_nothing_has_come_is_told_ever_more_rarely_and_then_with_reports() {
+        let began = Instant::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        let quiet_request = ShipRequest::default();
+        let busy_request = ShipRequest {
+            events: vec![relay::Event::default()],
+            ..ShipRequest::default()
+        };
+        let mut quiet = Quiet::default();
+        quiet.follow(&quiet_request, at(0));
+        assert_eq!(quiet.due(), None);
+        quiet.follow(&busy_request, at(0));
+        assert_eq!(quiet.due(), Some(at(350)));
+        // With a report: the times stay as they are.
+        quiet.follow(&quiet_request, at(200));
+        assert_eq!(quiet.due(), Some(at(350)));
+        for (now, next) in [(350, Some(1_050)), (1_050, Some(2_450)), (2_450, None)] {
+            quiet.follow(&quiet_request, at(now));
+            assert_eq!(quiet.due(), next.map(at));
+        }
+        quiet.follow(&busy_request, at(9_000));
+        assert_eq!(quiet.due(), Some(at(9_350)));
+    }
 
     #[test]
     fn a_token_is_one_line_and_never_shown() {

@@ -91,8 +91,10 @@ pub(crate) struct Gatherer {
     began: Instant,
     /// When the present pass began.
     now: Instant,
+    /// When it was last asked which streams have something: what is found now may have come since.
+    asked: Instant,
     streams: HashMap<u32, CallStream>,
-    /// Streams that have something to say, each once, and since when.
+    /// Streams that have something to say, each once, and since when at most.
     queue: VecDeque<(Instant, u32)>,
     ready: Vec<Arc<Stream>>,
     /// Streams beyond the bound of a call, by number: the oldest comes first.
@@ -112,7 +114,7 @@ struct CallStream {
     refusal: Option<String>,
     is_queued: bool,
     wants_credit: bool,
-    /// The last chunk said that there is more.
+    /// What the shipper believes: there is more.
     says_more: bool,
     read_failure_count: u32,
 }
@@ -156,6 +158,7 @@ impl Gatherer {
             seed,
             began: now,
             now,
+            asked: now,
             streams: HashMap::new(),
             queue: VecDeque::new(),
             ready: Vec::new(),
@@ -170,6 +173,7 @@ impl Gatherer {
     pub(crate) fn reset(&mut self, now: Instant) {
         self.began = now;
         self.now = now;
+        self.asked = now;
         self.streams.clear();
         self.queue.clear();
         self.surplus.clear();
@@ -258,6 +262,7 @@ impl Gatherer {
     pub(crate) fn gather(&mut self, now: Instant, tells_time: bool, round: &mut Round) {
         self.now = now;
         self.enqueue_ready();
+        self.asked = now;
         let mut draft = Draft::default();
         let mut buffer = self.buffers.take();
         while !draft.is_full() {
@@ -349,7 +354,7 @@ impl Gatherer {
             && !call.is_queued
         {
             call.is_queued = true;
-            self.queue.push_back((self.now, number));
+            self.queue.push_back((self.asked, number));
         }
     }
 
@@ -398,6 +403,7 @@ impl Gatherer {
                     call.stream.journal().skip_unreadable();
                     call.read_failure_count = 0;
                 }
+                call.say_more(true, draft);
                 self.retries.push((self.now + READ_RETRY, number));
                 false
             }
@@ -421,6 +427,7 @@ impl Gatherer {
             }
         }
         call.phase = Phase::Open { window_bytes };
+        call.says_more = false;
         call.backoff.reset();
         call.refusal = None;
         round.has_credit = true;
@@ -540,6 +547,18 @@ impl CallStream {
         format!("it {what} stream {number} of container {container}, which is not open")
     }
 
+    /// Says whether more will come as soon as there is room in the window, unless that was said last.
+    fn say_more(&mut self, has_more: bool, draft: &mut Draft) {
+        if std::mem::replace(&mut self.says_more, has_more) != has_more {
+            draft.push(Kind::Chunk(Chunk {
+                stream: self.stream.number(),
+                first_offset: self.stream.journal().sent_offset(),
+                frames: Bytes::new(),
+                has_more,
+            }));
+        }
+    }
+
     /// Puts what a stream has to say into the request. Returns whether it may have more.
     fn say(&mut self, next: Next, draft: &mut Draft) -> bool {
         let stream = self.stream.number();
@@ -563,6 +582,7 @@ impl CallStream {
                 true
             }
             Next::Hole(hole) => {
+                self.says_more = false;
                 draft.push(Kind::Hole(hole_event(stream, &hole)));
                 true
             }
@@ -571,16 +591,9 @@ impl CallStream {
                 false
             }
             Next::Idle => false,
-            Next::NoCredit { offset } => {
+            Next::NoCredit { is_window } => {
                 self.wants_credit = true;
-                if !std::mem::replace(&mut self.says_more, true) {
-                    draft.push(Kind::Chunk(Chunk {
-                        stream,
-                        first_offset: offset,
-                        frames: Bytes::new(),
-                        has_more: true,
-                    }));
-                }
+                self.say_more(is_window, draft);
                 false
             }
             Next::NoRoom => true,

@@ -218,10 +218,10 @@ pub(crate) enum Next {
     },
     /// Nothing until the FIFO gives more.
     Idle,
-    /// Nothing until something is acknowledged or the window grows.
+    /// Nothing until something is acknowledged or, if the window is what there is no room in, it grows.
     NoCredit {
-        /// Offset behind what was sent.
-        offset: u64,
+        /// It is not a bound of the journal's own.
+        is_window: bool,
     },
     /// The next frame does not fit the buffer.
     NoRoom,
@@ -313,6 +313,11 @@ impl Journal {
         let reader = lock(&self.reader);
         let ended = self.has_ended.load(Ordering::Acquire);
         self.tail.load(Ordering::Acquire) > reader.sent || (ended && !reader.is_finish_sent)
+    }
+
+    /// Returns the offset behind what was sent.
+    pub(crate) fn sent_offset(&self) -> u64 {
+        lock(&self.reader).sent
     }
 
     /// Returns whether anything sent is not acknowledged.
@@ -437,11 +442,10 @@ impl Journal {
                 return Ok(reader.finish(ended, tail));
             }
             if reader.holes.len() >= HOLES_PENDING_MAX {
-                return Ok(Next::NoCredit {
-                    offset: reader.sent,
-                });
+                return Ok(Next::NoCredit { is_window: false });
             }
-            let credit = reader.credit_bytes(window_bytes, self.bounds.bytes_max / 2);
+            let in_flight_bytes_max = self.bounds.bytes_max / 2;
+            let credit = reader.credit_bytes(window_bytes, in_flight_bytes_max);
             let room = into.len();
             let wanted = usize::try_from(available.min(credit)).unwrap_or(usize::MAX);
             let buffer = into.get_mut(..wanted.min(room)).unwrap_or_default();
@@ -473,9 +477,8 @@ impl Journal {
                 }
                 None if (room as u64) < available.min(credit) => return Ok(Next::NoRoom),
                 None => {
-                    return Ok(Next::NoCredit {
-                        offset: reader.sent,
-                    });
+                    let is_window = window_bytes <= in_flight_bytes_max;
+                    return Ok(Next::NoCredit { is_window });
                 }
             }
         }

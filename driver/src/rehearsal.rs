@@ -205,7 +205,7 @@ impl<'r> Play<'r> {
     fn step(&mut self, step: u8, script: &mut Script<'_>) {
         let mut said = ShipResponse::default();
         match step % 10 {
-            0 | 1 => return self.gather(),
+            0 | 1 => return self.gather(step % 10 == 1),
             2 => {
                 let due = std::mem::take(&mut self.due);
                 return self.hear(due);
@@ -272,9 +272,9 @@ impl<'r> Play<'r> {
         }
     }
 
-    fn gather(&mut self) {
+    fn gather(&mut self, tells_time: bool) {
         let mut round = Round::default();
-        self.gatherer.gather(self.now, false, &mut round);
+        self.gatherer.gather(self.now, tells_time, &mut round);
         let Some(request) = round.request else { return };
         assert!(request.encoded_len() <= MESSAGE_BYTES_MAX);
         assert!(Some(request.served_ms) <= request.gathered_ms);
@@ -367,7 +367,7 @@ impl<'r> Play<'r> {
             if self.rehearsal.table.streams().is_empty() {
                 break;
             }
-            self.gather();
+            self.gather(false);
             let due = std::mem::take(&mut self.due);
             self.hear(due);
         }
@@ -396,6 +396,7 @@ fn entry_count(mut frames: &[u8]) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use proto::relay::{self, Event};
 
     #[test]
     fn a_request_says_since_when_the_stream_waits_whose_turn_is_next() {
@@ -432,14 +433,75 @@ mod tests {
             ..ShipResponse::default()
         };
         gatherer.apply(&mut vec![response], at(2));
-        // Two chunks of 256 KiB fill a request; what is left of a stream waits behind the others.
-        assert_eq!(gather(&mut gatherer, 3, false), Some((2, 3_000, 2_000)));
-        assert_eq!(gather(&mut gatherer, 4, false), Some((2, 4_000, 2_000)));
+        // Two chunks of 256 KiB fill a request; what is left of a stream waits behind the others. What is
+        // found may have come since the pass before.
+        assert_eq!(gather(&mut gatherer, 3, false), Some((2, 3_000, 1_000)));
+        assert_eq!(gather(&mut gatherer, 4, false), Some((2, 4_000, 1_000)));
         assert_eq!(gather(&mut gatherer, 5, false), Some((4, 5_000, 4_000)));
         // The last chunks, and the end of each stream.
         assert_eq!(gather(&mut gatherer, 6, false), Some((7, 6_000, 6_000)));
         assert_eq!(gather(&mut gatherer, 6, false), None);
         assert_eq!(gather(&mut gatherer, 7, true), Some((0, 7_000, 7_000)));
+    }
+
+    #[test]
+    fn a_shipper_is_told_once_whether_more_waits_for_room_in_the_window() {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let _guard = runtime.enter();
+        let mut rehearsal = runtime.block_on(Rehearsal::new(folder.path()));
+        let line_frames = frames(1, 1_000);
+        let frame_bytes = line_frames.len() as u64;
+        rehearsal.frames = vec![frames(700, 1_000)];
+        let stream = rehearsal.stream(0);
+        let (table, signals) = (&rehearsal.table, &rehearsal.signals);
+        let mut gatherer = Gatherer::new(Arc::clone(table), Arc::clone(signals), 1);
+        let now = Instant::now();
+        gatherer.reset(now);
+        let gather = |gatherer: &mut Gatherer| -> Vec<(usize, bool)> {
+            let mut round = Round::default();
+            gatherer.gather(now, false, &mut round);
+            let events = round.request.into_iter().flat_map(|request| request.events);
+            let chunk = |event: Event| match event.kind {
+                Some(Kind::Chunk(chunk)) => Some((chunk.frames.len(), chunk.has_more)),
+                _ => None,
+            };
+            events.filter_map(chunk).collect()
+        };
+        let hear = |gatherer: &mut Gatherer, response: ShipResponse| {
+            assert_eq!(gatherer.apply(&mut vec![response], now).fault, None);
+        };
+        assert_eq!(gather(&mut gatherer), []);
+        let opened = Opened {
+            stream: stream.number(),
+            window_bytes: 100 * frame_bytes,
+        };
+        let opened = ShipResponse {
+            opened: vec![opened],
+            ..ShipResponse::default()
+        };
+        hear(&mut gatherer, opened);
+        let sent = gather(&mut gatherer);
+        let sent_bytes: usize = sent.iter().map(|(bytes, _)| bytes).sum();
+        assert!(sent.iter().all(|(_, has_more)| *has_more), "{sent:?}");
+        let resized = |bytes| ShipResponse {
+            windows: vec![relay::Window {
+                stream: stream.number(),
+                bytes,
+            }],
+            ..ShipResponse::default()
+        };
+        // Room for less than a frame: there is nothing new to say.
+        hear(&mut gatherer, resized(sent_bytes as u64 + 10));
+        assert_eq!(gather(&mut gatherer), []);
+        // A bound of the journal's own is in the way, and no window helps.
+        hear(&mut gatherer, resized(u64::MAX));
+        let mut rest = gather(&mut gatherer);
+        rest.extend(gather(&mut gatherer));
+        assert_eq!(rest.pop(), Some((0, false)));
+        assert!(rest.iter().all(|(_, has_more)| *has_more), "{rest:?}");
+        assert_eq!(gather(&mut gatherer), []);
     }
 
     #[test]

@@ -128,7 +128,7 @@ fn chunk() -> Chunk {
         stream: 7,
         first_offset: 1 << 40,
         frames: frames.into(),
-        has_more: true,
+        has_more: false,
     }
 }
 
@@ -160,13 +160,20 @@ fn requests() {
             end_offset: 300,
         }),
     ];
-    let events = kinds.map(|kind| Event { kind: Some(kind) }).into();
-    let request = ShipRequest {
-        events,
-        gathered_ms: Some(60_000),
-        served_ms: 59_990,
+    // Before drivers said what the time is, and whether there is more.
+    let mut request = ShipRequest {
+        events: kinds.map(|kind| Event { kind: Some(kind) }).into(),
+        ..ShipRequest::default()
     };
     check("relay_ship_request_v1.bin", &SHIP_REQUEST, &request);
+    request.gathered_ms = Some(60_000);
+    request.served_ms = 59_990;
+    for event in &mut request.events {
+        if let Some(Kind::Chunk(chunk)) = &mut event.kind {
+            chunk.has_more = true;
+        }
+    }
+    check("relay_ship_request_v2.bin", &SHIP_REQUEST, &request);
     let check_request = CheckRequest {
         container: Some(container()),
         log_opts: log_opts(),

@@ -7,9 +7,11 @@
 //! is late once a later one says that its stream has had a turn since, and still nothing came.
 //!
 //! A step from one request to the next counts for [`STEP_MAX`] at most: a driver that was stopped has
-//! not looked for the rest meanwhile.
+//! not looked for the rest meanwhile. (That keeps a long line whole, whose age is larger, and not a record
+//! of several lines.)
 //!
-//! Drivers that do not say are taken to be here and now: their lines can be torn by a slow network.
+//! A driver that does not say is taken to be here and now: its lines and records can be torn by a slow
+//! network, a closed window, or an allowance.
 
 use std::time::Duration;
 
@@ -42,7 +44,7 @@ impl HostClock {
     /// Follows a request that came at `now`.
     pub(crate) fn follow(&mut self, request: &ShipRequest, now: Instant) {
         let Some(gathered_ms) = request.gathered_ms else {
-            return self.follow_silence(now);
+            return self.assume_now(now);
         };
         let last_ms = self.gathered_ms.replace(gathered_ms).unwrap_or(gathered_ms);
         let step = Duration::from_millis(gathered_ms.saturating_sub(last_ms));
@@ -52,8 +54,8 @@ impl HostClock {
         self.served = self.served.max(served);
     }
 
-    /// Goes on without a request, if the host does not say what the time is.
-    pub(crate) fn follow_silence(&mut self, now: Instant) {
+    /// Takes the host to be here and now, if it does not say what the time is.
+    pub(crate) fn assume_now(&mut self, now: Instant) {
         if self.gathered_ms.is_none() {
             self.now = now;
             self.served = now;
@@ -90,7 +92,7 @@ mod tests {
         let after = |ms| began + Duration::from_millis(ms);
         clock.follow(&request(70_000, 70_000), late);
         assert_eq!((clock.now(), clock.served()), (began, began));
-        clock.follow_silence(late);
+        clock.assume_now(late);
         assert_eq!((clock.now(), clock.served()), (began, began));
         clock.follow(&request(75_000, 70_500), late);
         assert_eq!((clock.now(), clock.served()), (after(5_000), after(500)));
@@ -129,7 +131,7 @@ mod tests {
         let now = began + Duration::from_secs(100);
         clock.follow(&ShipRequest::default(), now);
         assert_eq!((clock.now(), clock.served()), (now, now));
-        clock.follow_silence(now + STEP_MAX);
+        clock.assume_now(now + STEP_MAX);
         assert_eq!(clock.served(), now + STEP_MAX);
     }
 }

@@ -213,6 +213,8 @@ struct Host<'s> {
     script: &'s [u8],
     next: [u64; STREAMS],
     events: Vec<Event>,
+    /// What it says that the time is.
+    time: Option<[u64; 2]>,
     requests: Vec<Vec<u8>>,
 }
 
@@ -222,6 +224,7 @@ impl<'s> Host<'s> {
             script,
             next: [0; STREAMS],
             events: Vec::new(),
+            time: None,
             requests: Vec::new(),
         }
     }
@@ -246,7 +249,11 @@ impl<'s> Host<'s> {
                     self.end_request();
                     self.requests.push(message);
                 }
-                _ => self.end_request(),
+                10 => self.end_request(),
+                _ => {
+                    self.time = Some([self.number(), self.number()]);
+                    self.end_request();
+                }
             }
         }
         self.end_request();
@@ -346,15 +353,12 @@ impl<'s> Host<'s> {
 
     fn end_request(&mut self) {
         let events = std::mem::take(&mut self.events);
-        if !events.is_empty() {
-            self.requests.push(
-                ShipRequest {
-                    events,
-                    ..ShipRequest::default()
-                }
-                .encode_to_vec(),
-            );
-        }
+        let request = ShipRequest {
+            events,
+            gathered_ms: self.time.map(|[gathered_ms, _]| gathered_ms),
+            served_ms: self.time.map_or(0, |[_, served_ms]| served_ms),
+        };
+        self.requests.push(request.encode_to_vec());
     }
 
     fn byte(&mut self) -> Option<u8> {

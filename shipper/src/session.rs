@@ -31,7 +31,8 @@ use crate::window::Window;
 const WINDOW_PERIOD: Duration = Duration::from_secs(1);
 
 /// Time of the host in which its driver sends what stands in the journal, once there is room for it,
-/// before what waits for it counts as late. It comes in its turn, or a window is wrong.
+/// before what waits for it counts as late. Should it not come in its turn, the stream is not to stand
+/// still for ever.
 const REST_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// How long a call that makes way for another one waits for its acknowledgements, while it reads
@@ -44,6 +45,10 @@ const STAY_MIN: Duration = Duration::from_millis(500);
 
 /// How far a host may be ahead of its allowance: a second's worth comes at once.
 const ALLOWANCE_BURST: Duration = Duration::from_secs(1);
+
+/// Streams of a call that are looked at for late records, for each of its requests; beyond it, once a
+/// second.
+const LOOKS_PER_REQUEST: usize = 256;
 
 /// Events of one request that are taken: a later driver may send more than this one does.
 const EVENTS_MAX: usize = 4 * REQUEST_EVENTS_MAX;
@@ -67,6 +72,8 @@ pub(crate) struct Session {
     host_clock: HostClock,
     /// Earliest time of the host at which a formatter gives up waiting for the rest of a record.
     flush_due: Option<Instant>,
+    /// Streams that may be looked at for that.
+    looks: usize,
     /// When the host's allowance covers what it has sent; requests are read until shortly before.
     paid_until: Instant,
     stay: Stay,
@@ -188,6 +195,7 @@ impl Session {
             windows_due: Instant::now() + WINDOW_PERIOD,
             host_clock: HostClock::new(Instant::now()),
             flush_due: None,
+            looks: 0,
             paid_until: Instant::now(),
             stay: Stay::begin(age_max, Instant::now()),
             has_ended: false,
@@ -312,7 +320,10 @@ impl Session {
                 Some(Kind::Finish(finish)) => self.finish(&finish, now, &mut touched)?,
             }
         }
-        self.flush_if_due(now, &mut touched);
+        self.looks = (self.looks + LOOKS_PER_REQUEST).min(STREAMS_PER_CALL_MAX);
+        if self.looks >= self.streams.len() {
+            self.flush_if_due(now, &mut touched);
+        }
         touched.wake();
         Ok(())
     }
@@ -415,9 +426,12 @@ impl Session {
             return Ok(());
         };
         stream.expect(chunk.stream, chunk.first_offset)?;
-        if !chunk.frames.is_empty() {
-            stream.expect_room(chunk)?;
+        stream.has_more = chunk.has_more;
+        if chunk.frames.is_empty() {
+            self.note_rest(chunk.stream);
+            return Ok(());
         }
+        stream.expect_room(chunk)?;
         let mut out = Out::new(&self.ingest, now, &self.host_clock, chunk.frames.len());
         let mut rest: &[u8] = &chunk.frames;
         let mut entry_count = 0;
@@ -436,11 +450,9 @@ impl Session {
         if let Some(window_bytes) = stream.window.hold(stream.settled_offset) {
             self.outbox.resize(chunk.stream, window_bytes);
         }
-        stream.has_more = chunk.has_more;
-        stream.wait_for_rest(&self.host_clock);
         self.ingest.metrics.received_entries.inc_by(entry_count);
         touched.add(&stream.lane);
-        self.note_flush(chunk.stream);
+        self.note_rest(chunk.stream);
         self.pay(chunk.stream, chunk.frames.len(), now);
         Ok(())
     }
@@ -470,6 +482,7 @@ impl Session {
         stream.has_more = false;
         stream.send(&mut out);
         touched.add(&stream.lane);
+        self.note_rest(hole.stream);
         Ok(())
     }
 
@@ -493,12 +506,13 @@ impl Session {
                 continue;
             };
             stream.acked_offset = stream.acked_offset.max(ack.offset);
-            stream.wait_for_rest(&self.host_clock);
             if let Some(window_bytes) = stream.window.acknowledge(ack.offset) {
                 self.outbox.resize(ack.stream, window_bytes);
             }
             if stream.end_offset.is_some_and(|end| ack.offset >= end) {
                 self.close(ack.stream);
+            } else {
+                self.note_rest(ack.stream);
             }
         }
     }
@@ -529,7 +543,7 @@ impl Session {
         }
         // What a host is ahead of its allowance has come, and is not read.
         if self.read_due() <= now {
-            self.host_clock.follow_silence(now);
+            self.host_clock.assume_now(now);
         }
         let mut touched = Lanes::default();
         self.flush_if_due(now, &mut touched);
@@ -548,6 +562,7 @@ impl Session {
             self.flush_due = None;
             return;
         }
+        self.looks = self.looks.saturating_sub(self.streams.len());
         for stream in self.streams.values_mut() {
             if stream.flush_due().is_none_or(|due| due > served) {
                 continue;
@@ -569,9 +584,14 @@ impl Session {
         streams.filter_map(OpenStream::flush_due).min()
     }
 
-    fn note_flush(&mut self, number: u32) {
-        let due = self.streams.get(&number).and_then(OpenStream::flush_due);
-        self.flush_due = [self.flush_due, due].into_iter().flatten().min();
+    /// Learns of what was received or acknowledged of a stream: how long it waits for its rest.
+    fn note_rest(&mut self, number: u32) {
+        let Some(stream) = self.streams.get_mut(&number) else {
+            return;
+        };
+        stream.wait_for_rest(&self.host_clock);
+        let due = [self.flush_due, stream.flush_due()];
+        self.flush_due = due.into_iter().flatten().min();
     }
 }
 

@@ -1115,7 +1115,8 @@ async fn a_record_of_several_lines_is_not_torn_while_its_rest_has_no_window() {
     site.standin.add_fault(stall);
     let mut call = site.call().await;
     let (first, middle) = chunk(1, 0, &["first"]);
-    call.send(vec![open(1, 0, &MULTILINE), first]).await;
+    call.send_at([0, 0], vec![open(1, 0, &MULTILINE), first])
+        .await;
     // With these and the beginning of the record, the window of 64 KiB has no room for an entry of
     // full size.
     let filler = "x".repeat(1_000);
@@ -1125,17 +1126,22 @@ async fn a_record_of_several_lines_is_not_torn_while_its_rest_has_no_window() {
         chunk.has_more = true;
     }
     let begin = end - frames(&["trace:"]).len() as u64;
-    call.send(vec![fillers]).await;
+    // The record of another stream will be late in between.
+    let (other, _) = chunk(2, 0, &["other:"]);
+    let other = vec![fillers, open(2, 0, &MULTILINE), other];
+    call.send_at([1_000, 1_000], other).await;
     call.acked_to(1, begin).await.unwrap();
+    call.send_at([2_000, 2_000], vec![]).await;
     let (rest, end) = chunk(1, end, &["  at main", "last"]);
     let finish = Kind::Finish(Finish {
         stream: 1,
         end_offset: end,
     });
-    call.send(vec![rest, finish]).await;
+    call.send_at([3_000, 3_000], vec![rest, finish]).await;
     call.acked_to(1, end).await.unwrap();
     let contents = site.contents();
-    let ends: Vec<_> = contents.iter().filter(|text| **text != filler).collect();
+    let is_end = |text: &&String| **text != filler && **text != "other:";
+    let ends: Vec<_> = contents.iter().filter(is_end).collect();
     assert_eq!(ends, ["first", "trace:\n  at main", "last"]);
 }
 
@@ -1228,7 +1234,7 @@ async fn a_long_line_waits_for_what_stands_in_the_journal_for_a_minute() {
     call.send_at([now, now], vec![open(1, 0, &[])]).await;
     call.send_at([now, now], sent.chunk(piece("a", 1, false), true))
         .await;
-    let now = wait(55).await;
+    let now = wait(35).await;
     call.send_at([now, now], sent.chunk(piece("a", 2, false), false))
         .await;
     // The rest came to the journal just now, and the window is full.
@@ -1640,6 +1646,45 @@ async fn a_lane_that_holds_leaves_room_for_the_windows_of_another() {
         in_memory > 4 * WINDOW_BYTES_MIN,
         "only {in_memory} bytes are held"
     );
+}
+
+/// A hole in the place of what was announced.
+#[tokio::test]
+async fn a_long_line_does_not_wait_for_what_is_gone() {
+    let site = Site::start("").await;
+    let mut call = site.call().await;
+    let mut sent = Sent::default();
+    call.send_at([0, 0], vec![open(1, 0, &[])]).await;
+    call.send_at([1_000, 1_000], sent.chunk(piece("a", 1, false), true))
+        .await;
+    let first_offset = sent.offset;
+    sent.offset += 1_000;
+    let hole = Hole {
+        stream: 1,
+        first_offset,
+        end_offset: sent.offset,
+        entries: 1,
+        reason: "journal_full".into(),
+        ..Hole::default()
+    };
+    call.send_at([2_000, 2_000], vec![Kind::Hole(hole)]).await;
+    call.send_at([7_000, 7_000], vec![]).await;
+    call.send_at([11_000, 11_000], vec![]).await;
+    call.acked_to(1, sent.offset).await.unwrap();
+    assert_eq!(site.contents()[1], "a1");
+}
+
+#[tokio::test]
+async fn a_chunk_without_frames_brings_no_acknowledgement() {
+    let site = Site::start("").await;
+    let mut call = site.call().await;
+    let mut sent = Sent::default();
+    call.send(vec![open(1, 0, &[])]).await;
+    call.send(sent.chunk(vec![], true)).await;
+    site.metric_is("cls_shipper_streams", 1).await;
+    call.send(sent.chunk(frames(&["first"]), false)).await;
+    let first = call.until(|response| response.acks.first().copied());
+    assert_eq!(first.await.unwrap().offset, sent.offset);
 }
 
 /// A long line needs room beyond its window when none is to be had. Others give back what they have not

@@ -368,9 +368,7 @@ fn the_window_bounds_what_is_in_flight() {
     assert!(bytes <= FRAME_BYTES_MAX);
     assert_eq!(
         world.journal.next(window, &mut buffer).unwrap(),
-        Next::NoCredit {
-            offset: bytes as u64
-        }
+        Next::NoCredit { is_window: true }
     );
     let fates = Fates {
         delivered: bytes as u64 / frame_bytes - 10,
@@ -387,9 +385,7 @@ fn the_window_bounds_what_is_in_flight() {
     );
     assert_eq!(
         world.journal.next(window, &mut buffer).unwrap(),
-        Next::NoCredit {
-            offset: bytes as u64 + 10 * frame_bytes
-        }
+        Next::NoCredit { is_window: true }
     );
 }
 

@@ -362,6 +362,10 @@ fn take_chunk(
             .faults
             .push(format!("chunk at {} after {at}", chunk.first_offset));
     }
+    // It says only whether there is more.
+    if chunk.frames.is_empty() {
+        return;
+    }
     let log = state.logs.get_mut(journal_id).unwrap();
     let first = usize::try_from(chunk.first_offset).unwrap();
     let known = log

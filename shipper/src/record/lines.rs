@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Bounds: a line and a record have at most [`RECORD_LINE_BYTES_MAX`] bytes; an unfinished line
-//! waits for [`LINE_AGE_MAX`] after its last piece.
+//! waits for [`LINE_AGE_MAX`] after its last piece, and [`LINE_WAIT_MAX`] after its first.
 
 use std::time::Duration;
 
@@ -28,6 +28,10 @@ use tokio::time::Instant;
 /// How long a piece of a line waits for the next one. Pieces of a line come within microseconds, unless
 /// a process writes without ever ending a line.
 pub(super) const LINE_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// How long the first piece of a line waits for the last one, as far as it was written: a process that
+/// adds to a line for ever is seen to do so.
+pub(super) const LINE_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Bytes of a pending text whose memory is kept for the next one.
 const KEPT_TEXT_BYTES_MAX: usize = 64 << 10;
@@ -121,7 +125,8 @@ pub(super) struct Joiner {
     /// The line whose pieces are expected, while it is not complete. Outlives `pending` when a
     /// part of the line went out.
     line: Option<LineId>,
-    since: Option<Instant>,
+    /// When what is pending began, and when it came to an end.
+    came: Option<(Instant, Instant)>,
 }
 
 #[derive(Debug)]
@@ -146,7 +151,8 @@ impl Joiner {
     /// Returns when what is pending is too old.
     pub(super) fn due(&self) -> Option<Instant> {
         self.pending.head?;
-        Some(self.since? + LINE_AGE_MAX)
+        let (first, last) = self.came?;
+        Some((first + LINE_WAIT_MAX).min(last + LINE_AGE_MAX))
     }
 
     /// Takes an entry that is a piece or follows one, and hands on what is complete thereby: at
@@ -175,12 +181,14 @@ impl Joiner {
             }
         };
         let head = Head { is_part, ..head };
+        let mut first = self.came.map_or(now, |(first, _)| first);
         if !self.pending.append(&head, b"", entry.line) {
             let is_part = is_part || self.pending.head.is_some();
             self.pending.flush_part(line);
             self.pending.begin(Head { is_part, ..head }, entry.line);
+            first = now;
         }
-        self.since = Some(now);
+        self.came = Some((first, now));
         if piece.last {
             self.line = None;
             self.pending.flush(line);

@@ -726,6 +726,24 @@ fn an_unfinished_line_goes_out_when_it_is_old() {
 }
 
 #[test]
+fn a_line_that_grows_for_ever_goes_out_in_parts() {
+    let mut stream = Stream::new(&[]);
+    let pause = lines::LINE_AGE_MAX - Duration::from_millis(1);
+    for ordinal in 1..=14 {
+        stream.piece("p", ordinal, false, b"x").wait(pause);
+    }
+    stream.piece("p", 15, true, b"y");
+    assert_eq!(
+        stream.texts(),
+        [
+            "content=xxxxxxx | __cut__=line",
+            "content=xxxxxxx | __cut__=line",
+            "content=y | __cut__=line"
+        ]
+    );
+}
+
+#[test]
 fn an_unterminated_tail_is_whole() {
     let mut stream = Stream::new(&[]);
     stream.piece("p", 1, false, b"no newline");
