@@ -820,6 +820,8 @@ impl Session {
             }
             if gathers && round.fault.is_none() {
                 gatherer.gather(now, tells_time, &mut round);
+                // What came while the disk was read may be among it.
+                gatherer.stamp(&mut round, Instant::now());
             }
             if reports {
                 round.report = Some(gatherer.report(finals_from));

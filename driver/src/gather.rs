@@ -292,6 +292,13 @@ impl Gatherer {
         }
     }
 
+    /// Says when a request was complete.
+    pub(crate) fn stamp(&self, round: &mut Round, now: Instant) {
+        if let Some(request) = &mut round.request {
+            request.gathered_ms = Some(self.call_ms(now));
+        }
+    }
+
     /// Returns a time on the clock that the shipper is told.
     fn call_ms(&self, at: Instant) -> u64 {
         let since = at.saturating_duration_since(self.began);

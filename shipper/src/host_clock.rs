@@ -11,7 +11,8 @@
 //! of several lines.)
 //!
 //! A driver that does not say is taken to be here and now: its lines and records can be torn by a slow
-//! network, a closed window, or an allowance.
+//! network, a closed window, or an allowance. So is one whose time stands still, or nearly so, for
+//! [`STILL_MAX`]: what waits for it holds memory that other hosts may want.
 
 use std::time::Duration;
 
@@ -21,6 +22,13 @@ use tokio::time::Instant;
 /// More than the 5 s between the requests of a driver with nothing to send.
 const STEP_MAX: Duration = Duration::from_secs(6);
 
+/// How long the time at a host may take to go on by [`MOVE_MIN`]. No driver needs so long to send a
+/// request.
+const STILL_MAX: Duration = Duration::from_secs(600);
+
+/// See [`STILL_MAX`].
+const MOVE_MIN: Duration = Duration::from_secs(10);
+
 /// The time at a host. Its instants lie on the clock of this process, but only those of one host
 /// compare.
 #[derive(Debug)]
@@ -29,6 +37,8 @@ pub(crate) struct HostClock {
     gathered_ms: Option<u64>,
     now: Instant,
     served: Instant,
+    /// What `served` was when it had moved, and when that was here.
+    moved: (Instant, Instant),
 }
 
 impl HostClock {
@@ -38,6 +48,7 @@ impl HostClock {
             gathered_ms: None,
             now,
             served: now,
+            moved: (now, now),
         }
     }
 
@@ -52,13 +63,21 @@ impl HostClock {
         let behind = Duration::from_millis(gathered_ms.saturating_sub(request.served_ms));
         let served = self.now.checked_sub(behind).unwrap_or(self.served);
         self.served = self.served.max(served);
+        if self.served.saturating_duration_since(self.moved.0) >= MOVE_MIN {
+            self.moved = (self.served, now);
+        }
     }
 
-    /// Takes the host to be here and now, if it does not say what the time is.
+    /// Takes the host to be here and now, if it does not say what the time is; and lets time pass where
+    /// it stands still. To be called now and then.
     pub(crate) fn assume_now(&mut self, now: Instant) {
         if self.gathered_ms.is_none() {
             self.now = now;
             self.served = now;
+        } else if now.saturating_duration_since(self.moved.1) > STILL_MAX {
+            self.now += STEP_MAX;
+            self.served = self.now;
+            self.moved.0 = self.now;
         }
     }
 
@@ -92,7 +111,7 @@ mod tests {
         let after = |ms| began + Duration::from_millis(ms);
         clock.follow(&request(70_000, 70_000), late);
         assert_eq!((clock.now(), clock.served()), (began, began));
-        clock.assume_now(late);
+        clock.assume_now(began + STILL_MAX);
         assert_eq!((clock.now(), clock.served()), (began, began));
         clock.follow(&request(75_000, 70_500), late);
         assert_eq!((clock.now(), clock.served()), (after(5_000), after(500)));
@@ -122,6 +141,31 @@ mod tests {
             assert!(served <= now, "{said:?}");
         }
         assert!(now <= began + STEP_MAX * 5);
+    }
+
+    #[test]
+    fn time_does_not_stand_still_for_ever() {
+        let began = Instant::now();
+        let mut clock = HostClock::new(began);
+        let mut now = began;
+        // Nine seconds in eleven minutes: nobody is so slow.
+        for second in 0..660 {
+            now += Duration::from_secs(1);
+            clock.follow(&request(second * 14, second * 14), now);
+            clock.assume_now(now);
+        }
+        let told = Duration::from_millis(659 * 14);
+        assert!(clock.served() > began + told + STEP_MAX * 50);
+        assert_eq!(clock.served(), clock.now());
+        // Ten seconds in ten minutes.
+        let mut clock = HostClock::new(began);
+        let mut now = began;
+        for second in 0..3_600 {
+            now += Duration::from_secs(1);
+            clock.follow(&request(second * 17, second * 17), now);
+            clock.assume_now(now);
+        }
+        assert_eq!(clock.served(), began + Duration::from_millis(3_599 * 17));
     }
 
     #[test]

@@ -35,6 +35,9 @@ const WINDOW_PERIOD: Duration = Duration::from_secs(1);
 /// still for ever.
 const REST_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// The same for what there is no room for, as long as the budget is used up.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
+
 /// How long a call that makes way for another one waits for its acknowledgements, while it reads
 /// nothing. A lane that holds does not answer in time, and must not stop the host's other lanes: the
 /// call then goes on, and tries again at the next age.
@@ -524,7 +527,8 @@ impl Session {
         }
     }
 
-    /// Looks at windows, and at the time of a host that does not say it.
+    /// Looks at windows, at the time of a host that does not say it, and, whatever a host with very many
+    /// streams may have asked for, at what is late.
     fn maintain(&mut self, now: Instant) {
         if self.windows_due > now {
             return;
@@ -535,7 +539,9 @@ impl Session {
             if stream.is_stuck() {
                 // Others may have given back what was not to be had before.
                 resized = stream.window.hold(stream.settled_offset).or(resized);
-                stream.wait_for_rest(&self.host_clock);
+                if !stream.is_stuck() {
+                    stream.wait_for_rest(&self.host_clock);
+                }
             }
             if let Some(window_bytes) = resized {
                 self.outbox.resize(*number, window_bytes);
@@ -646,8 +652,12 @@ impl OpenStream {
     /// Puts off what is late if its rest stands in the host's journal, from where it comes once there is
     /// room in the window.
     fn wait_for_rest(&mut self, clock: &HostClock) {
-        let waits = self.has_more && !self.is_stuck();
-        self.flush_from = waits.then(|| clock.now() + REST_WAIT_MAX);
+        let wait_max = if self.is_stuck() {
+            ROOM_WAIT_MAX
+        } else {
+            REST_WAIT_MAX
+        };
+        self.flush_from = self.has_more.then(|| clock.now() + wait_max);
     }
 
     /// Returns whether the host's journal holds what there is no room for, until something is
