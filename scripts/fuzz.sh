@@ -25,7 +25,7 @@ say "building the fuzz targets"
 RUSTFLAGS=$COVERAGE cargo build --locked --quiet --package fuzz --profile fuzz --target "$TRIPLE" --bins
 
 fuzz() {
-  local name=$1 binary=$TARGET_DIR/$TRIPLE/fuzz/fuzz-$1 folder=$LEARNT/$1
+  local name=$1 binary=$TARGET_DIR/$TRIPLE/fuzz/fuzz-$1 folder=$LEARNT/$1 input
   mkdir -p "$folder/corpus"
   if "$binary" -max_total_time="$SECONDS_EACH" -timeout=10 -rss_limit_mb=1024 -max_len=65536 \
     -verbosity=0 -print_final_stats=1 -artifact_prefix="$folder/" \
@@ -35,9 +35,8 @@ fuzz() {
     tail -n 40 "$folder/log" >&2
     # A backtrace is longer than that, and a machine of CI takes the input with it.
     grep -A 4 -m 1 "panicked at" "$folder/log" >&2 || true
-    for input in "$folder"/{crash,oom,timeout}-*; do
-      [[ ! -f $input ]] || echo "$input in base64: $(base64 -w 0 "$input" | head -c 20000)" >&2
-    done
+    input=$(sed -n 's/.*Test unit written to //p' "$folder/log" | tail -n 1)
+    [[ ! -f $input ]] || echo "$input in base64: $(base64 -w 0 "$input")" >&2
     echo "fuzz $name: FAILED; again with: $binary <the file that is named above>"
     return 1
   fi

@@ -398,15 +398,33 @@ mod tests {
     use proptest::prelude::*;
     use proto::relay::{self, Event};
 
+    /// What a rehearsal needs around it.
+    struct Stage {
+        runtime: tokio::runtime::Runtime,
+        folder: tempfile::TempDir,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let runtime = tokio::runtime::Builder::new_current_thread();
+            Self {
+                runtime: { runtime }.enable_all().build().unwrap(),
+                folder: tempfile::tempdir().unwrap(),
+            }
+        }
+
+        fn rehearsal(&self) -> Rehearsal {
+            self.runtime.block_on(Rehearsal::new(self.folder.path()))
+        }
+    }
+
     #[test]
     fn a_request_says_since_when_the_stream_waits_whose_turn_is_next() {
         const LINES: (usize, usize) = (300, 1_000);
         const STREAMS: u32 = 5;
-        let runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = { runtime }.enable_all().build().unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let _guard = runtime.enter();
-        let mut rehearsal = runtime.block_on(Rehearsal::new(folder.path()));
+        let stage = Stage::new();
+        let _guard = stage.runtime.enter();
+        let mut rehearsal = stage.rehearsal();
         rehearsal.frames = vec![frames(LINES.0, LINES.1); STREAMS as usize];
         let streams: Vec<_> = (0..STREAMS as usize)
             .map(|at| rehearsal.stream(at))
@@ -446,11 +464,9 @@ mod tests {
 
     #[test]
     fn a_shipper_is_told_once_whether_more_waits_for_room_in_the_window() {
-        let runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = { runtime }.enable_all().build().unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let _guard = runtime.enter();
-        let mut rehearsal = runtime.block_on(Rehearsal::new(folder.path()));
+        let stage = Stage::new();
+        let _guard = stage.runtime.enter();
+        let mut rehearsal = stage.rehearsal();
         let line_frames = frames(1, 1_000);
         let frame_bytes = line_frames.len() as u64;
         rehearsal.frames = vec![frames(700, 1_000)];
@@ -506,11 +522,9 @@ mod tests {
 
     #[test]
     fn whatever_a_shipper_says_nothing_is_released_unsent_and_all_arrives_afterwards() {
-        let runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = { runtime }.enable_all().build().unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let _guard = runtime.enter();
-        let rehearsal = runtime.block_on(Rehearsal::new(folder.path()));
+        let stage = Stage::new();
+        let _guard = stage.runtime.enter();
+        let rehearsal = stage.rehearsal();
         proptest!(|(script in prop::collection::vec(any::<u8>(), 0..400))| {
             rehearsal.play(&script);
         });

@@ -11,8 +11,8 @@
 //! of several lines.)
 //!
 //! A driver that does not say is taken to be here and now: its lines and records can be torn by a slow
-//! network, a closed window, or an allowance. So is one whose time stands still, or nearly so, for
-//! [`STILL_MAX`]: what waits for it holds memory that other hosts may want.
+//! network, a closed window, or an allowance. Time that stands still, or nearly so, for [`STILL_MAX`] is
+//! made to pass: what waits for it holds memory that other hosts may want.
 
 use std::time::Duration;
 
@@ -146,25 +146,23 @@ mod tests {
     #[test]
     fn time_does_not_stand_still_for_ever() {
         let began = Instant::now();
-        let mut clock = HostClock::new(began);
-        let mut now = began;
+        let clock_after = |seconds: u64, ms_per_second: u64| {
+            let mut clock = HostClock::new(began);
+            for second in 0..seconds {
+                let now = began + Duration::from_secs(second + 1);
+                let said_ms = second * ms_per_second;
+                clock.follow(&request(said_ms, said_ms), now);
+                clock.assume_now(now);
+            }
+            clock
+        };
         // Nine seconds in eleven minutes: nobody is so slow.
-        for second in 0..660 {
-            now += Duration::from_secs(1);
-            clock.follow(&request(second * 14, second * 14), now);
-            clock.assume_now(now);
-        }
+        let clock = clock_after(660, 14);
         let told = Duration::from_millis(659 * 14);
         assert!(clock.served() > began + told + STEP_MAX * 50);
         assert_eq!(clock.served(), clock.now());
         // Ten seconds in ten minutes.
-        let mut clock = HostClock::new(began);
-        let mut now = began;
-        for second in 0..3_600 {
-            now += Duration::from_secs(1);
-            clock.follow(&request(second * 17, second * 17), now);
-            clock.assume_now(now);
-        }
+        let clock = clock_after(3_600, 17);
         assert_eq!(clock.served(), began + Duration::from_millis(3_599 * 17));
     }
 

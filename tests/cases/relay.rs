@@ -166,6 +166,15 @@ async fn connect(endpoint: String) -> Channel {
         .expect("a shipper within 20 s")
 }
 
+/// Returns a request of a driver that does not say what the time is.
+fn request(kinds: impl IntoIterator<Item = Kind>) -> ShipRequest {
+    let event = |kind| Event { kind: Some(kind) };
+    ShipRequest {
+        events: kinds.into_iter().map(event).collect(),
+        ..ShipRequest::default()
+    }
+}
+
 /// One call of the relay.
 struct Call {
     requests: mpsc::Sender<ShipRequest>,
@@ -185,26 +194,15 @@ impl Call {
     }
 
     async fn send(&self, kinds: Vec<Kind>) {
-        let events = kinds
-            .into_iter()
-            .map(|kind| Event { kind: Some(kind) })
-            .collect();
-        self.requests
-            .send(ShipRequest {
-                events,
-                ..ShipRequest::default()
-            })
-            .await
-            .unwrap();
+        self.requests.send(request(kinds)).await.unwrap();
     }
 
     /// Sends what a driver has gathered at a time of its own, having served all streams up to another.
     async fn send_at(&self, [gathered_ms, served_ms]: [u64; 2], kinds: Vec<Kind>) {
-        let event = |kind| Event { kind: Some(kind) };
         let request = ShipRequest {
-            events: kinds.into_iter().map(event).collect(),
             gathered_ms: Some(gathered_ms),
             served_ms,
+            ..request(kinds)
         };
         self.requests.send(request).await.unwrap();
     }
@@ -1284,16 +1282,10 @@ async fn a_record_of_several_lines_is_torn_by_its_age_and_not_by_a_slow_network(
 async fn a_long_line_of_a_driver_that_tells_no_time_goes_out_as_well() {
     let site = Site::start("").await;
     let mut call = site.call().await;
-    let frames = piece("a", 1, false);
-    let end = frames.len() as u64;
-    let chunk = Chunk {
-        stream: 1,
-        first_offset: 0,
-        frames: frames.into(),
-        has_more: false,
-    };
-    call.send(vec![open(1, 0, &[]), Kind::Chunk(chunk)]).await;
-    call.acked_to(1, end).await.unwrap();
+    let mut sent = Sent::default();
+    let piece = sent.chunk(piece("a", 1, false), false);
+    call.send([vec![open(1, 0, &[])], piece].concat()).await;
+    call.acked_to(1, sent.offset).await.unwrap();
     assert_eq!(site.contents(), ["a1"]);
 }
 
@@ -1419,15 +1411,7 @@ async fn a_second_shipper_that_can_not_start_leaves_the_first_its_socket() {
 async fn flood(requests: &mpsc::Sender<ShipRequest>, count: u32) {
     for first in (0..count).step_by(1_000) {
         let kinds = (first..count.min(first + 1_000)).map(|stream| open(stream, 0, &[]));
-        let events = kinds.map(|kind| Event { kind: Some(kind) }).collect();
-        if requests
-            .send(ShipRequest {
-                events,
-                ..ShipRequest::default()
-            })
-            .await
-            .is_err()
-        {
+        if requests.send(request(kinds)).await.is_err() {
             return;
         }
     }
