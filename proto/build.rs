@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".relay.v1.Chunk.frames")
         // An event is most often a chunk; it should not be as large as the largest kind.
         .boxed(".relay.v1.Event.kind.open")
+        .boxed(".relay.v1.Finish.totals")
         // They carry secrets; `redacted` shows them without.
         .skip_debug([
             ".relay.v1.Open",

@@ -252,6 +252,7 @@ fn answer(request: ShipRequest, shipped: &AtomicU64) -> ShipResponse {
             Kind::Open(open) => response.opened.push(Opened {
                 stream: open.stream,
                 window_bytes: 8 << 20,
+                hold_ms: None,
             }),
             Kind::Chunk(chunk) => {
                 let (mut rest, mut entries) = (&chunk.frames[..], 0);

@@ -594,7 +594,11 @@ impl CallStream {
                 true
             }
             Next::Finish { end_offset } => {
-                draft.push(Kind::Finish(Finish { stream, end_offset }));
+                draft.push(Kind::Finish(Finish {
+                    stream,
+                    end_offset,
+                    totals: None,
+                }));
                 false
             }
             Next::Idle => false,

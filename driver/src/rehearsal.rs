@@ -227,10 +227,12 @@ impl<'r> Play<'r> {
             7 => said.opened.push(Opened {
                 stream: self.number(script),
                 window_bytes: script.number(),
+                hold_ms: None,
             }),
             8 => said.windows.push(Window {
                 stream: self.number(script),
                 bytes: script.number(),
+                hold_ms: None,
             }),
             _ => {
                 let (stream, count) = (self.number(script), script.small());
@@ -304,6 +306,7 @@ impl<'r> Play<'r> {
                 self.due.opened.push(Opened {
                     stream: number,
                     window_bytes: 64 << 10,
+                    hold_ms: None,
                 });
             }
             Kind::Chunk(chunk) => {
@@ -445,6 +448,7 @@ mod tests {
         let opened = streams.iter().map(|stream| Opened {
             stream: stream.number(),
             window_bytes: 1 << 20,
+            hold_ms: None,
         });
         let response = ShipResponse {
             opened: opened.collect(),
@@ -492,6 +496,7 @@ mod tests {
         let opened = Opened {
             stream: stream.number(),
             window_bytes: 100 * frame_bytes,
+            hold_ms: None,
         };
         let opened = ShipResponse {
             opened: vec![opened],
@@ -505,6 +510,7 @@ mod tests {
             windows: vec![relay::Window {
                 stream: stream.number(),
                 bytes,
+                hold_ms: None,
             }],
             ..ShipResponse::default()
         };

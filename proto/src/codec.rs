@@ -29,7 +29,7 @@ use crate::limits::{
     CHECK_DECODED_BYTES_MAX, MESSAGE_DECODED_BYTES_MAX, RESPONSE_DECODED_BYTES_MAX,
 };
 use crate::relay::{
-    Ack, CheckRequest, CheckResponse, Container, Event, HostReport, Open, Opened, Refused,
+    Ack, CheckRequest, CheckResponse, Container, Event, Finish, HostReport, Open, Opened, Refused,
     ReportAck, ShipRequest, ShipResponse, StreamReport, Window,
 };
 
@@ -87,7 +87,9 @@ const CONTAINER: Shape =
 /// It is in a box of its own: one allocation more than it has strings.
 const OPEN: Shape = Shape::of::<Open>(3, &[(3, CONTAINER), (4, STRING_TO_STRING)]);
 /// Its string is a hole's reason.
-const EVENT: Shape = Shape::of::<Event>(1, &[(1, OPEN)]);
+const EVENT: Shape = Shape::of::<Event>(1, &[(1, OPEN), (4, FINISH)]);
+/// Its counters are in a box of their own.
+const FINISH: Shape = Shape::of::<Finish>(1, &[(3, STREAM_REPORT)]);
 const STREAM_REPORT: Shape = Shape::of::<StreamReport>(3, &[(8, STRING_TO_NUMBER)]);
 
 impl Bounded for ShipRequest {
@@ -559,9 +561,8 @@ mod tests {
         agrees("Event", &EVENT);
         agrees("Open", &OPEN);
         agrees("Container", &CONTAINER);
-        for leaf in [
-            "Chunk", "Hole", "Finish", "Opened", "Ack", "Window", "Refused",
-        ] {
+        agrees("Finish", &FINISH);
+        for leaf in ["Chunk", "Hole", "Opened", "Ack", "Window", "Refused"] {
             agrees(leaf, &STRING);
         }
         agrees("HostReport", &HostReport::SHAPE);

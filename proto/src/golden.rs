@@ -158,6 +158,7 @@ fn requests() {
         Kind::Finish(Finish {
             stream: 7,
             end_offset: 300,
+            totals: None,
         }),
     ];
     // Before drivers said what the time is, and whether there is more.
@@ -205,6 +206,7 @@ fn responses() {
         opened: vec![Opened {
             stream: 7,
             window_bytes: 65_536,
+            hold_ms: None,
         }],
         acks: vec![Ack {
             stream: 7,
@@ -216,6 +218,7 @@ fn responses() {
         windows: vec![Window {
             stream: 7,
             bytes: 1 << 20,
+            hold_ms: None,
         }],
         refused: vec![Refused {
             stream: 8,
@@ -237,6 +240,7 @@ fn an_event_of_a_later_kind_is_no_error() {
         kind: Some(Kind::Finish(Finish {
             stream,
             end_offset: 1,
+            totals: None,
         })),
     };
     let events = vec![finish(1)];

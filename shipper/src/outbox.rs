@@ -99,7 +99,11 @@ impl Outbox {
                 .collect(),
             windows: windows
                 .into_iter()
-                .map(|(stream, bytes)| Window { stream, bytes })
+                .map(|(stream, bytes)| Window {
+                    stream,
+                    bytes,
+                    hold_ms: None,
+                })
                 .collect(),
             refused,
         };
@@ -159,6 +163,7 @@ mod tests {
             outbox.open(Opened {
                 stream,
                 window_bytes: u64::MAX,
+                hold_ms: None,
             });
             outbox.resize(stream, u64::MAX);
             let progress = Progress {

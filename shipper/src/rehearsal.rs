@@ -241,6 +241,7 @@ impl<'s> Host<'s> {
                     self.push(Kind::Finish(Finish {
                         stream: number(stream),
                         end_offset,
+                        totals: None,
                     }));
                 }
                 9 => {

@@ -348,6 +348,7 @@ impl Session {
                 self.outbox.open(Opened {
                     stream: number,
                     window_bytes,
+                    hold_ms: None,
                 });
             }
             Err(faults) => {

@@ -298,6 +298,7 @@ async fn entries_become_records_and_are_acknowledged_to_the_end() {
     let finish = Kind::Finish(Finish {
         stream: 1,
         end_offset: end,
+        totals: None,
     });
     call.send(vec![open(1, 500, &[]), entries, finish]).await;
     let window = call
@@ -1134,6 +1135,7 @@ async fn a_record_of_several_lines_is_not_torn_while_its_rest_has_no_window() {
     let finish = Kind::Finish(Finish {
         stream: 1,
         end_offset: end,
+        totals: None,
     });
     call.send_at([3_000, 3_000], vec![rest, finish]).await;
     call.acked_to(1, end).await.unwrap();
@@ -1380,6 +1382,7 @@ async fn the_entries_of_a_joined_record_that_dies_are_all_counted_as_dead() {
     let finish = Kind::Finish(Finish {
         stream: 1,
         end_offset: end,
+        totals: None,
     });
     call.send(vec![open(1, 0, &MULTILINE), entries, finish])
         .await;

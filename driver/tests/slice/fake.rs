@@ -347,6 +347,7 @@ fn take_open(state: &mut State, call: &mut Streams, open: Open, response: &mut S
     response.opened.push(Opened {
         stream,
         window_bytes: state.behaviour.window_bytes,
+        hold_ms: None,
     });
 }
 
