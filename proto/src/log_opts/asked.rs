@@ -1,7 +1,8 @@
 //! Which details of a container its options ask for. The driver sends no others: environment,
 //! labels and arguments often hold secrets, so they leave the host only when someone asked.
 
-use super::{ContainerDetail, LogOpts};
+use super::detail::ContainerDetail;
+use super::opts::LogOpts;
 use crate::relay::Container;
 
 impl LogOpts {

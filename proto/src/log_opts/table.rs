@@ -1,6 +1,6 @@
 //! The table of options: what README's option tables and the parser agree on.
 
-use super::ContainerDetail;
+use super::detail::ContainerDetail;
 
 /// One option: everything a user has to know of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,276 @@
+//! A container's options as the rest of the product sees them, and how each is read.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use super::detail::ContainerDetail;
+use super::fault::{LogOptsError, hint, shorten, unknown_tag_rule};
+use super::reader::Reader;
+use super::secret::Secret;
+use super::syntax::{ENDPOINT_RULE, NAME_RULE, is_endpoint, is_name, is_secret};
+use super::template::{TAGS, Template};
+use super::value::Units;
+
+/// Smallest `journal-size`: a few segments have to fit.
+pub const JOURNAL_BYTES_MIN: u64 = 1 << 20;
+
+/// A container's log options, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogOpts {
+    /// `endpoint`: host, with an optional scheme and port; `None`: the shipper's default.
+    pub endpoint: Option<String>,
+    /// `topic_id`; `None`: the shipper's default.
+    pub topic_id: Option<String>,
+    /// `credentials`, or `secret_id` and `secret_key`.
+    pub credentials: Credentials,
+    /// `retries`: further attempts to upload a batch, 0 is endless; `None`: the shipper's default.
+    pub retries: Option<u32>,
+    /// `timeout` of one upload request; `None`: the shipper's default.
+    pub timeout: Option<Duration>,
+    /// `template`; `{log}` if not given.
+    pub template: Template,
+    /// `json`: whether a JSON object's members become fields.
+    pub json: bool,
+    /// `filter-regex`, not compiled.
+    pub filter_regex: Option<String>,
+    /// `exclude-regex`, not compiled.
+    pub exclude_regex: Option<String>,
+    /// `multiline-pattern`, not compiled, and `multiline-timeout`.
+    pub multiline: Option<Multiline>,
+    /// `instance_info`, as given.
+    pub instance_info: Option<String>,
+    /// `append_container_details_keys`, each once, in the order given.
+    pub container_details: Vec<ContainerDetail>,
+    /// `record-id`: whether records carry their stable id.
+    pub record_id: bool,
+    /// `labels`, `labels-regex`, `env`, `env-regex`, `tag`.
+    pub attributes: Attributes,
+    /// `no-file`: the journal stays in memory.
+    pub no_file: bool,
+    /// `keep-file`: acknowledged segments are kept for inspection.
+    pub keep_file: bool,
+    /// `journal-size`: bound of the container's journal in bytes; `None`: the driver's setting.
+    pub journal_bytes_max: Option<u64>,
+    /// `mode`: what a full journal does.
+    pub mode: Mode,
+    /// All options as given, secrets masked: for the field `__container_details__.config`.
+    pub config_masked: BTreeMap<String, String>,
+}
+
+/// Docker's `mode` option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// The container waits.
+    #[default]
+    Blocking,
+    /// The container never waits; entries are dropped.
+    NonBlocking,
+}
+
+/// Who uploads a container's records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// The default of the shipper's configuration.
+    Default,
+    /// A source in the shipper's configuration.
+    Named(String),
+    /// The container's own key.
+    Inline {
+        /// `secret_id`.
+        secret_id: Secret,
+        /// `secret_key`.
+        secret_key: Secret,
+    },
+}
+
+/// How lines become records of several lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Multiline {
+    /// Matches the first line of a record.
+    pub pattern: String,
+    /// Ends a record that gets no further line.
+    pub timeout: Duration,
+}
+
+/// What Docker calls the attributes of a log message.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Attributes {
+    /// `labels`: names, not trimmed.
+    pub labels: Vec<String>,
+    /// `labels-regex`, not compiled.
+    pub labels_regex: Option<String>,
+    /// `env`: names, not trimmed.
+    pub env: Vec<String>,
+    /// `env-regex`, not compiled.
+    pub env_regex: Option<String>,
+    /// `tag`, a Go template, not compiled.
+    pub tag: Option<String>,
+}
+
+impl LogOpts {
+    /// Parses what Docker passes as `Info.Config`.
+    ///
+    /// # Errors
+    /// All faults of all options together, in the order of [`OPTIONS`], unknown options last.
+    pub fn parse(config: &HashMap<String, String>) -> Result<Self, LogOptsError> {
+        let mut reader = Reader::new(config);
+        let opts = Self::read(&mut reader);
+        reader.check_dockers_cache();
+        reader.check_names();
+        reader.finish(opts)
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            endpoint: reader.checked("endpoint", is_endpoint, ENDPOINT_RULE),
+            topic_id: reader.checked("topic_id", is_name, NAME_RULE),
+            credentials: reader.credentials(),
+            retries: reader.count("retries"),
+            timeout: reader.duration(
+                "timeout",
+                Duration::from_millis(1)..=Duration::from_hours(1),
+            ),
+            template: reader.template(),
+            json: reader.choice("json") != Some("off"),
+            filter_regex: reader.text("filter-regex"),
+            exclude_regex: reader.text("exclude-regex"),
+            multiline: reader.multiline(),
+            instance_info: reader.text("instance_info"),
+            container_details: reader.details(),
+            record_id: reader.flag("record-id").unwrap_or(false),
+            attributes: reader.attributes(),
+            no_file: reader.flag("no-file").unwrap_or(false),
+            keep_file: reader.flag("keep-file").unwrap_or(true),
+            journal_bytes_max: reader.journal_size(),
+            mode: match reader.choice("mode") {
+                Some("non-blocking") => Mode::NonBlocking,
+                _ => Mode::Blocking,
+            },
+            config_masked: reader.masked(),
+        }
+    }
+}
+
+impl Default for LogOpts {
+    /// Returns what holds for a container without options.
+    fn default() -> Self {
+        Self::parse(&HashMap::new()).expect("no option is a must")
+    }
+}
+
+/// Options that are made of several, or have rules of their own.
+impl Reader<'_> {
+    fn attributes(&mut self) -> Attributes {
+        Attributes {
+            labels: self.names("labels"),
+            labels_regex: self.text("labels-regex"),
+            env: self.names("env"),
+            env_regex: self.text("env-regex"),
+            tag: self.text("tag"),
+        }
+    }
+
+    fn multiline(&mut self) -> Option<Multiline> {
+        let range = Duration::from_millis(1)..=Duration::from_mins(1);
+        let timeout = self.duration("multiline-timeout", range);
+        Some(Multiline {
+            pattern: self.text("multiline-pattern")?,
+            timeout: timeout.unwrap_or(Duration::from_secs(1)),
+        })
+    }
+
+    fn journal_size(&mut self) -> Option<u64> {
+        let bytes = self.size("journal-size", Units::Binary)?;
+        if bytes < JOURNAL_BYTES_MIN {
+            self.fault("journal-size", "must be at least 1m");
+            return None;
+        }
+        Some(bytes)
+    }
+
+    fn details(&mut self) -> Vec<ContainerDetail> {
+        const OPTION: &str = "append_container_details_keys";
+        let mut details = Vec::new();
+        for name in self.value(OPTION).unwrap_or_default().split(',') {
+            let name = name.trim();
+            match ContainerDetail::from_name(name) {
+                Some(detail) if !details.contains(&detail) => details.push(detail),
+                Some(_) => {}
+                None if name.is_empty() => {}
+                None => {
+                    let hint = hint(name, ContainerDetail::NAMES.iter().copied());
+                    let all = ContainerDetail::NAMES.join(", ");
+                    let name = shorten(name);
+                    self.fault(OPTION, &format!("unknown key {name}{hint} (known: {all})"));
+                }
+            }
+        }
+        details
+    }
+
+    /// Parses the template. A tag is known if it is one of [`TAGS`] or an attribute that an option
+    /// names; with a `-regex` option only the shipper can tell.
+    fn template(&mut self) -> Template {
+        let text = self.value("template").unwrap_or("{log}");
+        let template = Template::parse(text);
+        if self.value("labels-regex").is_some() || self.value("env-regex").is_some() {
+            return template;
+        }
+        let attributes: Vec<&str> = [self.value("labels"), self.value("env")]
+            .into_iter()
+            .flatten()
+            .flat_map(|names| names.split(','))
+            .collect();
+        let known = || TAGS.iter().copied().chain(attributes.iter().copied());
+        for tag in template.tags() {
+            if !known().any(|name| name == tag) {
+                self.fault("template", &unknown_tag_rule(tag, known()));
+            }
+        }
+        template
+    }
+
+    fn credentials(&mut self) -> Credentials {
+        const SECRET_RULE: &str = "must be up to 512 printable ASCII characters without spaces";
+        let is_given = [self.value("secret_id"), self.value("secret_key")].map(|v| v.is_some());
+        let name = self.checked("credentials", is_name, NAME_RULE);
+        let secret_id = self.checked("secret_id", is_secret, SECRET_RULE);
+        let secret_key = self.checked("secret_key", is_secret, SECRET_RULE);
+        match is_given {
+            [true, false] => self.fault("secret_id", "needs secret_key as well"),
+            [false, true] => self.fault("secret_key", "needs secret_id as well"),
+            [true, true] if name.is_some() => self.fault(
+                "credentials",
+                "can't be combined with secret_id and secret_key; credentials= unsets it",
+            ),
+            _ => {}
+        }
+        match (secret_id, secret_key) {
+            (Some(secret_id), Some(secret_key)) => Credentials::Inline {
+                secret_id: secret_id.into(),
+                secret_key: secret_key.into(),
+            },
+            _ => name.map_or(Credentials::Default, Credentials::Named),
+        }
+    }
+
+    /// Checks what Docker itself reads. Docker checks part of it too late: its cache fails the
+    /// start of a container after the driver has been told to start.
+    fn check_dockers_cache(&mut self) {
+        self.size("max-buffer-size", Units::Binary);
+        self.size("max-size", Units::Decimal);
+        self.size("cache-max-size", Units::Decimal);
+        self.count("cache-max-file");
+        self.flag("cache-compress");
+        let is_off = self.flag("cache-disabled").unwrap_or(false);
+        let file_count = self.count("max-file");
+        let compress = self.flag("compress");
+        let is_bad = file_count.is_some_and(|count| count <= 1) && compress.unwrap_or(true);
+        if is_bad && !is_off {
+            self.fault(
+                "max-file",
+                "must be at least 2, unless compress=false: Docker can't compress its only file",
+            );
+        }
+    }
+}
