@@ -23,13 +23,13 @@ use crate::buffers::Buffers;
 use crate::clock::WallClock;
 use crate::connection::Arrival;
 use crate::credentials::Secret;
-use crate::lanes::Lanes;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::record::{Formatter, Origin};
 use crate::route::{Router, Warned};
 use crate::session::{Session, check_host_name};
 use crate::tenant::{Host, Peer, Tenants};
+use crate::upload::lanes::Lanes;
 use crate::window::Budget;
 
 /// Where the process stands in its life.
@@ -74,10 +74,10 @@ pub struct Ingest {
     pub ledger: Arc<Ledger>,
     /// Wall clock, for records that no entry gives a time.
     pub clock: WallClock,
-    /// Bytes at which a piece of records is handed to its lane.
-    pub piece_bytes_max: usize,
-    /// Logs at which a piece of records is handed to its lane.
-    pub piece_logs_max: usize,
+    /// Bytes at which a run of records is handed to its lane.
+    pub run_bytes_max: usize,
+    /// Logs at which a run of records is handed to its lane.
+    pub run_logs_max: usize,
     /// Age at which a call over TCP makes way for another one, which may go elsewhere.
     pub connection_age_max: Option<Duration>,
     /// Where the process stands.

@@ -9,29 +9,22 @@
 //! It holds no state on disk that a log depends on: what is not acknowledged still stands in the
 //! journals of the hosts, so this process can be killed, replaced or moved at any time.
 
-pub mod ack;
 pub mod admin;
 pub mod buffers;
 pub mod clock;
 pub mod cls;
-pub mod concurrency;
 pub mod config;
 pub mod connection;
 pub mod credentials;
-pub mod dead_letter;
 mod host_clock;
 pub mod ingest;
 pub mod lane;
-pub mod lanes;
 pub mod ledger;
 pub mod metrics;
-pub mod outbox;
-pub mod pace;
 pub mod record;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod rehearsal;
 pub mod reload;
-pub mod replay;
 pub mod route;
 mod session;
 pub mod tasks;
@@ -64,15 +57,15 @@ use crate::cls::client::{Client, ClientError};
 use crate::config::{Config, Listen};
 use crate::connection::{AdminListener, Gate, Guarded};
 use crate::credentials::CredentialStore;
-use crate::dead_letter::DeadLetters;
 use crate::ingest::{Ingest, Phase, Policy, RelayService};
-use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::route::{Router, Warned};
 use crate::tasks::Tasks;
 use crate::tenant::Tenants;
 use crate::tls::{ServerTls, TlsError};
-use crate::upload::Uploader;
+use crate::upload::batch::Uploader;
+use crate::upload::lanes::Lanes;
+use crate::upload::letters::DeadLetters;
 use crate::window::Budget;
 
 /// Bytes of one call that may be under way unread. Entries are paced by windows, not by this.
@@ -273,8 +266,8 @@ fn assemble(
         metrics,
         ledger: Arc::default(),
         clock,
-        piece_bytes_max: config.upload.batch_bytes_max,
-        piece_logs_max: config.upload.batch_logs_max,
+        run_bytes_max: config.upload.batch_bytes_max,
+        run_logs_max: config.upload.batch_logs_max,
         connection_age_max: config.listen.connection_age_max,
         phase,
     })

@@ -14,10 +14,10 @@ use rustix::process::{
 use shipper::clock::WallClock;
 use shipper::cls::client::Client;
 use shipper::config::Config;
-use shipper::dead_letter::{DeadLetters, Letter};
 use shipper::ledger::{Line, table};
 use shipper::reload::ConfigFile;
-use shipper::replay::replay;
+use shipper::upload::letters::{DeadLetters, Letter};
+use shipper::upload::replay::replay;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, warn};

@@ -13,7 +13,7 @@ use crate::cls::endpoint::{Endpoint, EndpointError};
 use crate::config::{Config, Defaults};
 use crate::credentials::reach::Reach;
 use crate::credentials::{CredentialRef, CredentialStore, Credentials, Secret};
-use crate::lane::LaneKey;
+use crate::lane::queue::LaneKey;
 
 /// Bound of one request, where a container sets none.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);

@@ -17,12 +17,12 @@ use tokio::time::Instant;
 use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
-use crate::ack::Progress;
 use crate::credentials::CredentialRef;
 use crate::host_clock::HostClock;
 use crate::ingest::{Ingest, Phase, Policy, cut};
-use crate::lane::{Lane, Piece, SlotId, Stream, new_context_id};
-use crate::outbox::Outbox;
+use crate::lane::outbox::Outbox;
+use crate::lane::queue::{Lane, Run, SlotId, Stream, new_context_id};
+use crate::lane::receipts::Progress;
 use crate::record::{Counts, Fate, Formatter, Origin, Records};
 use crate::tenant::{Allowance, Host, StreamPermit};
 use crate::window::Window;
@@ -161,11 +161,11 @@ struct OpenStream {
     slot: SlotId,
     window: Window,
     next_offset: u64,
-    /// What the pieces so far cover.
+    /// What the runs so far cover.
     settled_offset: u64,
     /// What the driver has been told is delivered.
     acked_offset: u64,
-    /// Fates of entries behind it, whose counts go with the piece that covers them.
+    /// Fates of entries behind it, whose counts go with the run that covers them.
     ahead: Vec<Fate>,
     /// The journal has more of the stream.
     has_more: bool,
@@ -703,7 +703,7 @@ impl OpenStream {
             &mut out.records,
         );
         if out.is_beyond() {
-            // The newest records go into a piece of their own, and what settled with them as well.
+            // The newest records go into a run of their own, and what settled with them as well.
             let newest = out.records.split_off(mark);
             self.hand_over(out, settled_before);
             out.records = newest;
@@ -713,7 +713,7 @@ impl OpenStream {
         }
     }
 
-    /// Hands to the lane what there is, with all that has settled, and begins a new piece.
+    /// Hands to the lane what there is, with all that has settled, and begins a new run.
     fn send(&mut self, out: &mut Out<'_>) {
         self.hand_over(out, self.formatter.settled_offset());
     }
@@ -738,13 +738,13 @@ impl OpenStream {
             self.lane.settle(self.slot, progress);
             out.ingest.buffers.give(bytes);
         } else {
-            let piece = Piece {
+            let run = Run {
                 logs: bytes,
                 log_count: counts.logs,
                 joined,
                 progress,
             };
-            self.lane.push(self.slot, piece, out.now);
+            self.lane.push(self.slot, run, out.now);
         }
     }
 
@@ -779,14 +779,14 @@ fn count_of<'p>(progress: &'p mut Progress, fate: &Fate) -> &'p mut u64 {
     }
 }
 
-/// How far a piece may exceed its bound by its last record, before that one is moved on.
+/// How far a run may exceed its bound by its last record, before that one is moved on.
 const PIECE_EXCESS_BYTES_MAX: usize = 64 << 10;
 
 /// A chunk at least this large formats into a used buffer. A smaller one gets a buffer of its own
 /// size: thousands of quiet streams must not sit on buffers that a busy one has grown.
 const USED_BUFFER_BYTES_MIN: usize = 64 << 10;
 
-/// Where a stream's records gather until they are a piece.
+/// Where a stream's records gather until they are a run.
 struct Out<'a> {
     ingest: &'a Ingest,
     records: Records,
@@ -825,15 +825,15 @@ impl<'a> Out<'a> {
     }
 
     fn is_full(&self) -> bool {
-        self.records.bytes.len() >= self.ingest.piece_bytes_max
-            || self.records.counts.logs >= self.ingest.piece_logs_max
+        self.records.bytes.len() >= self.ingest.run_bytes_max
+            || self.records.counts.logs >= self.ingest.run_logs_max
     }
 
     /// Returns whether the last call added more than a batch has room for, so that it must go into
-    /// a piece of its own.
+    /// a run of its own.
     fn is_beyond(&self) -> bool {
-        self.records.bytes.len() > self.ingest.piece_bytes_max + PIECE_EXCESS_BYTES_MAX
-            || self.records.counts.logs > self.ingest.piece_logs_max
+        self.records.bytes.len() > self.ingest.run_bytes_max + PIECE_EXCESS_BYTES_MAX
+            || self.records.counts.logs > self.ingest.run_logs_max
     }
 }
 

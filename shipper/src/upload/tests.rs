@@ -6,20 +6,29 @@
 //! acknowledged, as a driver does.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use proptest::prelude::*;
+use prost::Message as _;
+use tokio::time::Instant;
 
-use super::*;
-use crate::ack::Progress;
-use crate::cls::body::{Log, LogGroup, Pair};
-use crate::cls::client::Target;
+use crate::clock::WallClock;
+use crate::cls::body::{Log, LogGroup, LogGroupList, Pair};
+use crate::cls::client::{Cloud, Target, Upload};
+use crate::cls::compress::Compression;
+use crate::cls::disposition::{Answer, Outcome};
 use crate::config::{CredentialSource, Upload as Limits};
-use crate::credentials::{CredentialRef, Secret};
-use crate::lane::{LaneKey, Piece, SlotId, Stream};
-use crate::lanes::Lanes;
-use crate::outbox::Outbox;
+use crate::credentials::{CredentialRef, CredentialStore, Credentials, Secret};
+use crate::lane::outbox::Outbox;
+use crate::lane::queue::{Lane, LaneKey, Run, SlotId, Stream, new_context_id};
+use crate::lane::receipts::Progress;
+use crate::metrics::Metrics;
+use crate::tasks::Tasks;
+use crate::upload::batch::Uploader;
+use crate::upload::lanes::Lanes;
+use crate::upload::letters::DeadLetters;
 use crate::window::Budget;
 
 /// What the cloud does with one request, before it goes by the content.
@@ -228,7 +237,7 @@ impl World {
         source.ends.push(end);
     }
 
-    /// Hands what is written to the lane, in pieces of a few records.
+    /// Hands what is written to the lane, in runs of a few records.
     fn send(&mut self, index: usize) {
         let source = &mut self.sources[index];
         if source.open.is_none() {
@@ -256,7 +265,7 @@ impl World {
                 lane.settle(slot, progress);
                 source.sent += 1;
             } else {
-                lane.push(slot, source.piece(), Instant::now());
+                lane.push(slot, source.run(), Instant::now());
             }
         }
         lane.wake();
@@ -371,7 +380,7 @@ impl Source {
     }
 
     /// Encodes the next records, up to a filtered one.
-    fn piece(&mut self) -> Piece {
+    fn run(&mut self) -> Run {
         let (mut logs, mut joined, mut progress) = (Vec::new(), Vec::new(), Progress::default());
         while let Some(unit) = self.units.get(self.sent).filter(|unit| !unit.is_filtered)
             && logs.len() < 4
@@ -396,7 +405,7 @@ impl Source {
             logs,
             ..LogGroup::default()
         };
-        Piece {
+        Run {
             logs: group.encode_to_vec(),
             log_count,
             joined,
@@ -626,36 +635,4 @@ async fn a_lane_that_fails_for_an_hour_slows_no_other() {
     );
     lock(&world.cloud.silent_topic).take();
     world.settle().await.unwrap();
-}
-
-#[test]
-fn an_expired_signature_names_the_difference_between_the_clocks() {
-    let answer = |code: &str| {
-        Outcome::Answer(Answer {
-            status: 401,
-            code: code.to_owned(),
-            message: "m".into(),
-            request_id: "r".into(),
-            retry_after: None,
-            date_s: Some(1_000),
-        })
-    };
-    let check = |code, now_s, expected: &str| {
-        assert_eq!(
-            describe(&answer(code), now_s),
-            format!("status 401 {code} m (request id r){expected}")
-        );
-    };
-    let expired = "AuthFailure.SignatureExpire";
-    check(
-        expired,
-        1_900,
-        "; this machine's clock is 900 s ahead of that of CLS",
-    );
-    check(
-        expired,
-        400,
-        "; this machine's clock is 600 s behind that of CLS",
-    );
-    check("AuthFailure.SecretIdNotFound", 1_900, "");
 }

@@ -14,7 +14,7 @@ use crate::cls::disposition::{Disposition, disposition};
 use crate::config::Config;
 use crate::credentials::reach::Reach;
 use crate::credentials::{CredentialRef, CredentialStore, Credentials, CredentialsError};
-use crate::dead_letter::{DeadLetters, Letter, StoreError};
+use crate::upload::letters::{DeadLetters, Letter, StoreError};
 
 /// Bound of one request.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -8,7 +8,7 @@ use proto::limits::{REASON_BYTES_MAX, RESPONSE_BYTES_MAX};
 use proto::relay::{Ack, Opened, Refused, ShipResponse, Window};
 use tokio::sync::Notify;
 
-use crate::ack::Progress;
+use crate::lane::receipts::Progress;
 
 /// Streams of which one message says that they are accepted, acknowledged, or have another window.
 const STREAMS_MAX: usize = 4_096;

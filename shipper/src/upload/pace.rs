@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::concurrency::{Concurrency, Ended, Request};
+use crate::upload::concurrency::{Concurrency, Ended, Request};
 
 /// What the batches of a lane share.
 #[derive(Debug)]
