@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 struct Stage {
     runtime: Runtime,
     driver: driver::rehearsal::Rehearsal,
-    shipper: shipper::rehearsal::Rehearsal,
+    shipper: shipper::run::rehearsal::Rehearsal,
     _folder: tempfile::TempDir,
 }
 
@@ -20,7 +20,7 @@ static STAGE: LazyLock<Stage> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     let (driver, shipper) = runtime.block_on(async {
         let driver = driver::rehearsal::Rehearsal::new(folder.path()).await;
-        (driver, shipper::rehearsal::Rehearsal::new())
+        (driver, shipper::run::rehearsal::Rehearsal::new())
     });
     Stage {
         runtime,

@@ -5,9 +5,10 @@
 //! (errors), 614/87660 (limits).
 
 pub mod body;
-pub mod client;
 pub mod compress;
+pub mod credentials;
 pub mod disposition;
 pub mod encode;
 pub mod endpoint;
+pub mod request;
 pub mod sign;

@@ -9,6 +9,8 @@
 //! separates the levels, so that credentials can be overridden too
 //! (`CLS_SHIPPER__CREDENTIALS__DEFAULT__SECRET_ID`).
 
+pub mod allowed_hosts;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,12 +22,10 @@ use toml::{Table, Value};
 
 use crate::cls::compress::Compression;
 use crate::cls::endpoint::Endpoint;
-use crate::connection::CONNECTIONS_MAX;
-use crate::credentials::fetch::{CVM_METADATA_URL, Origin, STS_URL};
-use crate::credentials::reach::Reach;
-use crate::credentials::{Credentials, Secret};
-use crate::tenant::{IdentityConfig, TenantConfig};
-use crate::tls::TlsFiles;
+
+use crate::base::secret::Secret;
+use crate::cls::credentials::Credentials;
+use crate::config::allowed_hosts::Reach;
 
 /// Environment variables that begin with this override the file.
 pub const ENV_PREFIX: &str = "CLS_SHIPPER__";
@@ -114,6 +114,84 @@ pub struct Defaults {
     pub topic_id: Option<String>,
     /// Name of a credential source.
     pub credentials: String,
+}
+
+/// Connections of a listener, unless the process may have fewer files.
+pub const CONNECTIONS_MAX: usize = 4_096;
+
+/// Where the certificates stand, as PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate chain.
+    pub cert_file: PathBuf,
+    /// Its private key.
+    pub key_file: PathBuf,
+    /// CAs of clients' certificates; without it, clients show tokens.
+    pub client_ca_file: Option<PathBuf>,
+}
+
+/// What a configuration says of a tenant. Empty lists of topics, credentials or hosts allow all;
+/// a host with a certificate must always bear one of its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantConfig {
+    /// Its name, for messages.
+    pub name: String,
+    /// How its hosts show themselves.
+    pub identity: IdentityConfig,
+    /// Host names it may use.
+    pub hosts: Vec<String>,
+    /// Topics it may write to.
+    pub topics: Vec<String>,
+    /// Credential sources it may use; a container's own keys are not among them.
+    pub credentials: Vec<String>,
+    /// Open streams of all its hosts together.
+    pub streams_max: usize,
+    /// Bytes of entries a second of each of its hosts; `None` for no limit.
+    pub bytes_per_s: Option<u64>,
+}
+
+/// What a configuration says of an identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdentityConfig {
+    /// Pattern of a certificate's DNS name.
+    Certificate(String),
+    /// File that holds a bearer token.
+    TokenFile(PathBuf),
+    /// A user on the unix socket.
+    UnixUid(u32),
+    /// Anyone who can connect.
+    Anyone,
+}
+
+/// The metadata service, reachable from every CVM.
+pub const CVM_METADATA_URL: &str = "http://metadata.tencentyun.com";
+
+/// The security token service.
+pub const STS_URL: &str = "https://sts.tencentcloudapi.com";
+
+/// Where temporary credentials come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The role that is bound to the CVM.
+    CvmRole {
+        /// Base URL of the metadata service.
+        url: String,
+        /// Name of the role; `None` asks the service.
+        role: Option<String>,
+    },
+    /// The role that a TKE workload's service account may take.
+    TkeOidc {
+        /// Base URL of STS.
+        url: String,
+        /// Region.
+        region: String,
+        /// Name of the identity provider.
+        provider_id: String,
+        /// The role's resource name.
+        role_arn: String,
+        /// File with the service account's token, read at each fetch.
+        token_file: PathBuf,
+    },
 }
 
 /// The dead-letter store.
@@ -1075,7 +1153,7 @@ mod tests {
             )
             .unwrap();
             let error = Config::load(&path, std::iter::empty()).unwrap_err();
-            let shown = format!("{}; {error:?}", crate::Chain(&error));
+            let shown = format!("{}; {error:?}", crate::base::chain::Chain(&error));
             assert!(!shown.contains("SKEXAMPLE"), "{shown}");
             assert!(shown.contains(at), "{line}: {shown}");
         }

@@ -9,3 +9,4 @@
 pub mod outbox;
 pub mod queue;
 pub mod receipts;
+pub mod window;

@@ -11,11 +11,11 @@ use clap::{Parser, Subcommand};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
 };
-use shipper::clock::WallClock;
-use shipper::cls::client::Client;
+use shipper::base::clock::WallClock;
 use shipper::config::Config;
-use shipper::ledger::{Line, table};
-use shipper::reload::ConfigFile;
+use shipper::run::config_file::ConfigFile;
+use shipper::send::client::Client;
+use shipper::show::ledger::{Line, table};
 use shipper::upload::letters::{DeadLetters, Letter};
 use shipper::upload::replay::replay;
 use tokio::signal::unix::{SignalKind, signal};

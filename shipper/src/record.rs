@@ -84,7 +84,7 @@ pub const HELD_BYTES_MAX: u64 = 2 << 20;
 const OVERLAP_BYTES_MAX: u64 = 256 << 10;
 
 const _: () = assert!(
-    HELD_BYTES_MAX + OVERLAP_BYTES_MAX < crate::window::WINDOW_BYTES_MAX,
+    HELD_BYTES_MAX + OVERLAP_BYTES_MAX < crate::lane::window::WINDOW_BYTES_MAX,
     "a window must let the rest of a line in"
 );
 const _: () = assert!(

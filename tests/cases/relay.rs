@@ -14,9 +14,9 @@ use proto::relay::{
     Ack, CheckRequest, Chunk, Container, Event, Finish, Hole, HostReport, LogEntry, Open,
     PartialLogEntryMetadata, ReportAck, ShipRequest, ShipResponse, StreamReport,
 };
-use shipper::clock::WallClock;
+use shipper::base::clock::WallClock;
 use shipper::config::Config;
-use shipper::window::WINDOW_BYTES_MIN;
+use shipper::lane::window::WINDOW_BYTES_MIN;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;

@@ -6,7 +6,7 @@
 //! admin server shows, is searched for every key.
 
 use crate::fleet::{Cloud, Writing, driver, shipper, wait};
-use shipper::clock::WallClock;
+use shipper::base::clock::WallClock;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! What the cases share: a world of their own, one case at a time, and the wait for all lines.
 
-use shipper::ledger::Line;
+use shipper::show::ledger::Line;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{MutexGuard, mpsc};
@@ -127,7 +127,7 @@ impl World {
                 "the ledger does not account for the {} lines of {}:\n{}",
                 script.line_count,
                 script.name,
-                shipper::ledger::table(&lines)
+                shipper::show::ledger::table(&lines)
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -31,7 +31,7 @@ use crate::scene::{PLUGIN, Scene, scene};
 use crate::told::{self, Told};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use shipper::ledger::Line;
+use shipper::show::ledger::Line;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -340,7 +340,7 @@ async fn a_full_disk_stops_no_container() {
             ledger = scene.ledger().await;
             let of = |name: &str| {
                 let lines = ledger.iter().filter(|line| line.container_name == name);
-                let sum = |(received, buffered), line: &shipper::ledger::Line| {
+                let sum = |(received, buffered), line: &shipper::show::ledger::Line| {
                     (received + line.received, buffered + line.buffered)
                 };
                 lines.fold((0, 0), sum)

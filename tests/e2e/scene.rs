@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use rustix::process::Signal;
 use serde::Deserialize;
 use serde_json::json;
-use shipper::ledger::Line;
+use shipper::show::ledger::Line;
 use std::fs;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, resume_unwind};

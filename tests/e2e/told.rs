@@ -5,7 +5,7 @@ use crate::chaos::run_args;
 use crate::engine::Engine;
 use crate::scene::{PLUGIN, Scene};
 use rustix::process::{Signal, kill_process};
-use shipper::ledger::Line;
+use shipper::show::ledger::Line;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

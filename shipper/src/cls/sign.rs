@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::{Digest, Sha1};
 
-use crate::credentials::Credentials;
+use crate::cls::credentials::Credentials;
 
 /// Seconds that a signature reaches back, for a clock that runs ahead of the server's. The
 /// official SDKs use the same.
@@ -115,7 +115,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::Secret;
+    use crate::base::secret::Secret;
     use serde_json::Value;
 
     const VECTORS: &str = include_str!("../../../tests/vectors/cls-vectors.json");

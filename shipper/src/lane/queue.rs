@@ -10,7 +10,7 @@
 //!   the next batch grows by itself. A lane with more ready streams than a request has groups does
 //!   not use that last rule: it would send many requests with a line each.
 //!
-//! Bounds. What a lane holds is bounded by its streams' windows (see `ingest`). A batch stays under
+//! Bounds. What a lane holds is bounded by its streams' windows (see `window`). A batch stays under
 //! CLS's limits by construction: a run is at most one batch (`Run` is cut at the batch's bounds
 //! plus one record), streams of a batch are at most [`CLS_GROUPS_MAX`].
 //!
@@ -31,12 +31,12 @@ use proto::limits::CLS_GROUPS_MAX;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::cls::client::Target;
+use crate::cls::request::Target;
 use crate::config::Upload;
-use crate::credentials::CredentialRef;
+use crate::keys::store::CredentialRef;
 use crate::lane::outbox::Outbox;
 use crate::lane::receipts::{AckQueue, Progress, Ticket};
-use crate::window::Share;
+use crate::lane::window::Share;
 
 /// What makes two streams share batches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -499,7 +499,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::cls::compress::Compression;
-    use crate::window::Budget;
+    use crate::lane::window::Budget;
     use proptest::prelude::*;
 
     const LIMITS: Upload = Upload {

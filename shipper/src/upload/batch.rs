@@ -20,15 +20,17 @@ use std::time::Duration;
 use proto::backoff::Backoff;
 use tracing::{debug, error, info, warn};
 
-use crate::buffers::Buffers;
-use crate::clock::WallClock;
-use crate::cls::client::{Body, Cloud, Upload};
+use crate::base::buffers::Buffers;
+use crate::base::clock::WallClock;
+use crate::base::tasks::Tasks;
 use crate::cls::compress::Compression;
+use crate::cls::credentials::Credentials;
 use crate::cls::disposition::{Disposition, Outcome, disposition};
-use crate::credentials::{CredentialStore, Credentials};
+use crate::cls::request::{Body, Upload};
+use crate::keys::store::CredentialStore;
 use crate::lane::queue::{Group, Lane};
-use crate::metrics::Metrics;
-use crate::tasks::Tasks;
+use crate::send::client::Cloud;
+use crate::show::metrics::Metrics;
 use crate::upload::concurrency::Ended;
 use crate::upload::cut::{Part, Sent};
 use crate::upload::letters::{DeadLetters, Reason};
@@ -260,7 +262,7 @@ impl Uploader {
         match stored {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                error!(error = %crate::Chain(&error), "dead letters can't be stored, the lane holds");
+                error!(error = %crate::base::chain::Chain(&error), "dead letters can't be stored, the lane holds");
                 return false;
             }
             Err(error) => {
@@ -293,7 +295,7 @@ impl Uploader {
         let credentials = match self.credentials.snapshot(&key.credentials).await {
             Ok(credentials) => credentials,
             Err(error) => {
-                error!(topic_id = %key.target.topic_id, error = %crate::Chain(&error),
+                error!(topic_id = %key.target.topic_id, error = %crate::base::chain::Chain(&error),
                     "no credentials, the lane holds");
                 return Attempt {
                     outcome: None,

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use crate::cls::body::LogGroupList;
-use crate::cls::client::Body;
 use crate::cls::encode::{GroupHead, append_group};
+use crate::cls::request::Body;
 use crate::lane::queue::{Group, Receipt, new_context_id};
 use crate::upload::batch::Uploader;
 

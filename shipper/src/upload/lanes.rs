@@ -8,10 +8,10 @@ use tracing::debug;
 
 use crate::config::Upload;
 use crate::lane::queue::{Group, Lane, LaneKey, Next, SlotId, Stream};
-use crate::metrics::Metrics;
+use crate::lane::window::{Budget, Share};
+use crate::show::metrics::Metrics;
 use crate::upload::batch::Uploader;
 use crate::upload::pace::Pace;
-use crate::window::{Budget, Share};
 
 /// All lanes. Their number is bounded by the number of open streams.
 #[derive(Debug)]

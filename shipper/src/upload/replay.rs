@@ -7,13 +7,15 @@ use bytes::Bytes;
 use prost::Message as _;
 use tracing::warn;
 
-use crate::clock::WallClock;
-use crate::cls::client::{Body, Client, ClientError, Target, Upload};
+use crate::base::clock::WallClock;
 use crate::cls::compress::Compression;
+use crate::cls::credentials::Credentials;
 use crate::cls::disposition::{Disposition, disposition};
+use crate::cls::request::{Body, Target, Upload};
 use crate::config::Config;
-use crate::credentials::reach::Reach;
-use crate::credentials::{CredentialRef, CredentialStore, Credentials, CredentialsError};
+use crate::config::allowed_hosts::Reach;
+use crate::keys::store::{CredentialRef, CredentialStore, CredentialsError};
+use crate::send::client::{Client, ClientError};
 use crate::upload::letters::{DeadLetters, Letter, StoreError};
 
 /// Bound of one request.
@@ -75,7 +77,7 @@ pub async fn replay(
                 None => false,
             },
             Err(error) => {
-                warn!(error = %crate::Chain(&error), "no credentials for a dead letter");
+                warn!(error = %crate::base::chain::Chain(&error), "no credentials for a dead letter");
                 false
             }
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing::{error, warn};
 
 use crate::cls::disposition::{Answer, Disposition, Outcome};
-use crate::credentials::CredentialRef;
+use crate::keys::store::CredentialRef;
 use crate::lane::queue::Lane;
 use crate::upload::letters::Reason;
 

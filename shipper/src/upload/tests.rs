@@ -14,22 +14,25 @@ use proptest::prelude::*;
 use prost::Message as _;
 use tokio::time::Instant;
 
-use crate::clock::WallClock;
+use crate::base::clock::WallClock;
+use crate::base::secret::Secret;
+use crate::base::tasks::Tasks;
 use crate::cls::body::{Log, LogGroup, LogGroupList, Pair};
-use crate::cls::client::{Cloud, Target, Upload};
 use crate::cls::compress::Compression;
+use crate::cls::credentials::Credentials;
 use crate::cls::disposition::{Answer, Outcome};
+use crate::cls::request::{Target, Upload};
 use crate::config::{CredentialSource, Upload as Limits};
-use crate::credentials::{CredentialRef, CredentialStore, Credentials, Secret};
+use crate::keys::store::{CredentialRef, CredentialStore};
 use crate::lane::outbox::Outbox;
 use crate::lane::queue::{Lane, LaneKey, Run, SlotId, Stream, new_context_id};
 use crate::lane::receipts::Progress;
-use crate::metrics::Metrics;
-use crate::tasks::Tasks;
+use crate::lane::window::Budget;
+use crate::send::client::Cloud;
+use crate::show::metrics::Metrics;
 use crate::upload::batch::Uploader;
 use crate::upload::lanes::Lanes;
 use crate::upload::letters::DeadLetters;
-use crate::window::Budget;
 
 /// What the cloud does with one request, before it goes by the content.
 #[derive(Debug, Clone, Copy)]

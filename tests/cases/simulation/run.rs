@@ -332,7 +332,7 @@ async fn write(
 
 /// Waits until the ledger accounts for every entry of the containers that live, and for what is left
 /// of those that lost their power, and returns it.
-async fn settle(site: &Site, live: &[usize]) -> Vec<shipper::ledger::Line> {
+async fn settle(site: &Site, live: &[usize]) -> Vec<shipper::show::ledger::Line> {
     let began = Instant::now();
     let mut ledger = Vec::new();
     let mut answer_count = 0;

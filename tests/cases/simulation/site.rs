@@ -166,7 +166,7 @@ impl Site {
     }
 
     /// Returns the shipper's ledger; `None` while it can't be had.
-    pub(super) async fn ledger(&self) -> Option<Vec<shipper::ledger::Line>> {
+    pub(super) async fn ledger(&self) -> Option<Vec<shipper::show::ledger::Line>> {
         let admin = SocketAddr::from((self.address.ip(), 8_002));
         let asked = world::client::call(admin, "GET", "/api/ledger");
         let answer = tokio::time::timeout(Duration::from_secs(5), asked).await;
@@ -408,7 +408,7 @@ impl Site {
             .map_err(|faults| faults.to_string())?;
         let clock_error = Arc::clone(&self.clock_error);
         let time = self.time.clone();
-        let clock = shipper::clock::WallClock::new(move || {
+        let clock = shipper::base::clock::WallClock::new(move || {
             let error = clock_error.load(Ordering::Relaxed);
             let now = BEGIN + time.now();
             match u64::try_from(error) {

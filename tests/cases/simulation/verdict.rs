@@ -15,7 +15,7 @@
 //! being acknowledged may be dropped before it is sent again, and a hole may be announced again.
 
 use super::schedule::{Container, Schedule};
-use shipper::ledger::Line;
+use shipper::show::ledger::Line;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use world::oracle::{Report, examine};

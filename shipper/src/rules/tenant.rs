@@ -18,7 +18,6 @@
 //! else anything.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,9 +27,11 @@ use tokio::time::Instant;
 use tracing::error;
 use wildmatch::WildMatch;
 
-use crate::Chain;
-use crate::credentials::{CredentialRef, Secret};
-use crate::watched::Watched;
+use crate::base::chain::Chain;
+use crate::base::secret::Secret;
+use crate::base::watched::Watched;
+use crate::config::{IdentityConfig, TenantConfig};
+use crate::keys::store::CredentialRef;
 
 /// How often a tenant's refusals are logged, at most.
 const REFUSAL_LOG_PERIOD: Duration = Duration::from_secs(1);
@@ -45,39 +46,6 @@ pub enum Identity {
     /// A user on the unix socket.
     UnixUid(u32),
     /// Anyone who can connect: for networks that are trusted as a whole.
-    Anyone,
-}
-
-/// What a configuration says of a tenant. Empty lists of topics, credentials or hosts allow all;
-/// a host with a certificate must always bear one of its names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TenantConfig {
-    /// Its name, for messages.
-    pub name: String,
-    /// How its hosts show themselves.
-    pub identity: IdentityConfig,
-    /// Host names it may use.
-    pub hosts: Vec<String>,
-    /// Topics it may write to.
-    pub topics: Vec<String>,
-    /// Credential sources it may use; a container's own keys are not among them.
-    pub credentials: Vec<String>,
-    /// Open streams of all its hosts together.
-    pub streams_max: usize,
-    /// Bytes of entries a second of each of its hosts; `None` for no limit.
-    pub bytes_per_s: Option<u64>,
-}
-
-/// What a configuration says of an identity.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum IdentityConfig {
-    /// Pattern of a certificate's DNS name.
-    Certificate(String),
-    /// File that holds a bearer token.
-    TokenFile(PathBuf),
-    /// A user on the unix socket.
-    UnixUid(u32),
-    /// Anyone who can connect.
     Anyone,
 }
 

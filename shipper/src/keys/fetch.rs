@@ -10,15 +10,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Credentials, Secret};
-use crate::clock::WallClock;
-use crate::cls::client::{Client, ClientError};
-
-/// The metadata service, reachable from every CVM.
-pub const CVM_METADATA_URL: &str = "http://metadata.tencentyun.com";
-
-/// The security token service.
-pub const STS_URL: &str = "https://sts.tencentcloudapi.com";
+use crate::base::clock::WallClock;
+use crate::base::secret::Secret;
+use crate::cls::credentials::Credentials;
+use crate::config::Origin;
+use crate::send::client::{Client, ClientError};
 
 const CVM_CREDENTIALS_PATH: &str = "/latest/meta-data/cam/security-credentials/";
 
@@ -31,31 +27,6 @@ const RENEW_AHEAD_S: u64 = 300;
 
 /// Bound of one request. An attempt to upload waits for it.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Where temporary credentials come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// The role that is bound to the CVM.
-    CvmRole {
-        /// Base URL of the metadata service.
-        url: String,
-        /// Name of the role; `None` asks the service.
-        role: Option<String>,
-    },
-    /// The role that a TKE workload's service account may take.
-    TkeOidc {
-        /// Base URL of STS.
-        url: String,
-        /// Region.
-        region: String,
-        /// Name of the identity provider.
-        provider_id: String,
-        /// The role's resource name.
-        role_arn: String,
-        /// File with the service account's token, read at each fetch.
-        token_file: PathBuf,
-    },
-}
 
 /// A temporary key pair.
 #[derive(Debug, Clone)]
@@ -353,7 +324,7 @@ mod tests {
 
     use super::*;
     use crate::config::CredentialSource;
-    use crate::credentials::{CredentialRef, CredentialStore};
+    use crate::keys::store::{CredentialRef, CredentialStore};
 
     const START_S: u64 = 1_700_000_000;
 
@@ -380,7 +351,7 @@ mod tests {
         let snapshot = store.snapshot(&CredentialRef::Named("r".into())).await;
         snapshot
             .map(|c| c.id.expose().to_owned())
-            .map_err(|e| crate::Chain(&e).to_string())
+            .map_err(|e| crate::base::chain::Chain(&e).to_string())
     }
 
     /// A metadata service that numbers its keys and can be told to fail. Keys live 900 s.

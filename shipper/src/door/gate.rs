@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -26,10 +26,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::transport::server::Connected;
 use tracing::warn;
 
-use crate::metrics::Metrics;
-
-/// Connections of a listener, unless the process may have fewer files.
-pub const CONNECTIONS_MAX: usize = 4_096;
+use crate::call::arrival::Arrival;
+use crate::config::CONNECTIONS_MAX;
+use crate::show::metrics::Metrics;
 
 /// Connections of the admin server.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
@@ -184,46 +183,6 @@ fn site(address: IpAddr) -> IpAddr {
             IpAddr::V6(Ipv6Addr::from_bits(prefix))
         }
         address @ IpAddr::V4(_) => address,
-    }
-}
-
-/// What is known of a connection's peer.
-#[derive(Debug, Clone, Default)]
-pub struct Arrival {
-    /// Its user, if it came over the unix socket.
-    pub unix_uid: Option<u32>,
-    /// Its address, if it came over TCP.
-    pub address: Option<SocketAddr>,
-    /// The DNS names of its certificate, which the TLS library has verified.
-    pub certificate_names: Arc<[String]>,
-    is_admitted: Arc<AtomicBool>,
-}
-
-impl Arrival {
-    /// Returns what is known of a peer on the unix socket.
-    pub fn over_unix(unix_uid: Option<u32>) -> Self {
-        Self {
-            unix_uid,
-            ..Self::default()
-        }
-    }
-
-    /// Returns what is known of a peer on TCP, with the names of its certificate, if it has one.
-    pub fn over_tcp(address: SocketAddr, certificate_names: Vec<String>) -> Self {
-        Self {
-            address: Some(address),
-            certificate_names: certificate_names.into(),
-            ..Self::default()
-        }
-    }
-
-    /// Says that a call on the connection was admitted: it may stay.
-    pub fn admit(&self) {
-        self.is_admitted.store(true, Ordering::Relaxed);
-    }
-
-    fn is_admitted(&self) -> bool {
-        self.is_admitted.load(Ordering::Relaxed)
     }
 }
 

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use proto::log_opts::{Credentials as Wanted, LogOpts, fault};
 
-use crate::cls::client::Target;
+use crate::base::secret::Secret;
+use crate::cls::credentials::Credentials;
 use crate::cls::endpoint::{Endpoint, EndpointError};
+use crate::cls::request::Target;
+use crate::config::allowed_hosts::Reach;
 use crate::config::{Config, Defaults};
-use crate::credentials::reach::Reach;
-use crate::credentials::{CredentialRef, CredentialStore, Credentials, Secret};
+use crate::keys::store::{CredentialRef, CredentialStore};
 use crate::lane::queue::LaneKey;
 
 /// Bound of one request, where a container sets none.
@@ -165,7 +167,7 @@ fn missing(option: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::WallClock;
+    use crate::base::clock::WallClock;
 
     const KEY: &str = "source = \"inline\"\nsecret_id = \"id\"\nsecret_key = \"key\"";
 

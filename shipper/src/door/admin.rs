@@ -10,10 +10,10 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::sync::watch;
 
-use crate::ingest::Phase;
-use crate::ledger::Ledger;
-use crate::metrics::Metrics;
-use crate::window::Budget;
+use crate::base::phase::Phase;
+use crate::lane::window::Budget;
+use crate::show::ledger::Ledger;
+use crate::show::metrics::Metrics;
 
 /// What the pages show.
 #[derive(Debug, Clone)]

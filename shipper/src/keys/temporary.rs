@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::fetch::{FetchError, Fetcher, Temporary};
-use super::{Credentials, LOOK_PERIOD};
-use crate::clock::WallClock;
-use crate::tasks::Tasks;
-use crate::watched::Stamp;
+use crate::base::clock::WallClock;
+use crate::base::tasks::Tasks;
+use crate::base::watched::Stamp;
+use crate::cls::credentials::Credentials;
+use crate::keys::fetch::{FetchError, Fetcher, Temporary};
+use crate::keys::store::LOOK_PERIOD;
 
 /// One source of temporary key pairs.
 #[derive(Debug)]
@@ -140,7 +141,7 @@ impl Renewed {
                 if let Some(source) = source.upgrade()
                     && let Err(error) = source.fetch().await
                 {
-                    warn!(name = source.name, error = %crate::Chain(&error),
+                    warn!(name = source.name, error = %crate::base::chain::Chain(&error),
                         "temporary credentials can't be renewed yet");
                 }
                 drop(turn);

@@ -5,87 +5,27 @@
 //! serialised, and `Debug` prints no part of a secret.
 //!
 //! Temporary keys are fetched when an attempt needs them, by one caller at a time, and again before
-//! they expire, see [`renewed`]. Who holds because of a key waits for another one with
+//! they expire, see `temporary`. Who holds because of a key waits for another one with
 //! [`CredentialStore::replaced`]: sources are looked at while somebody waits, and only then.
 //!
 //! The sources can be replaced while lanes use them; a lane whose source is gone holds.
 
-pub mod fetch;
-mod key_file;
-pub mod reach;
-mod renewed;
-
 use std::collections::BTreeMap;
-use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use zeroize::Zeroizing;
 
-use crate::clock::WallClock;
+use crate::base::clock::WallClock;
+use crate::cls::credentials::Credentials;
 use crate::config::CredentialSource;
-use fetch::{FetchError, Fetcher};
-use key_file::KeyFile;
-use renewed::Renewed;
+use crate::keys::fetch::{FetchError, Fetcher};
+use crate::keys::file::KeyFile;
+use crate::keys::temporary::Renewed;
 
 /// How often a source is looked at while somebody waits for another key pair, however many do.
-const LOOK_PERIOD: Duration = Duration::from_millis(500);
-
-/// A string that is wiped from memory when it is dropped and that never shows itself.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Zeroizing<String>);
-
-impl Hash for Secret {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.expose().hash(state);
-    }
-}
-
-impl Secret {
-    /// Takes a secret over.
-    pub fn new(text: String) -> Self {
-        Self(Zeroizing::new(text))
-    }
-
-    /// Returns the secret itself: for signing and for headers, for nothing that is shown.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
-
-/// One key pair, with the session token of a temporary one.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Credentials {
-    /// `SecretId`.
-    pub id: Secret,
-    /// `SecretKey`.
-    pub key: Secret,
-    /// Token of a temporary key pair (STS).
-    pub token: Option<Secret>,
-}
-
-impl Credentials {
-    /// Returns `text` without any part of the pair: an answer can quote what it refuses.
-    pub fn redact(&self, text: &str) -> String {
-        let secrets = [Some(&self.id), Some(&self.key), self.token.as_ref()];
-        let mut redacted = text.to_owned();
-        for secret in secrets.into_iter().flatten() {
-            if !secret.expose().is_empty() {
-                redacted = redacted.replace(secret.expose(), "[redacted]");
-            }
-        }
-        redacted
-    }
-}
+pub(super) const LOOK_PERIOD: Duration = Duration::from_millis(500);
 
 /// Which key pair a lane signs with.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -328,6 +268,8 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use crate::base::secret::Secret;
 
     use super::*;
 

@@ -5,7 +5,7 @@
 //! signatures, and the token of a temporary key. So a source's keys are used at the hosts that the
 //! configuration allows, and nowhere else. A container's own keys may go anywhere.
 //!
-//! Patterns are those of [`tenant`](crate::tenant), over the host's name in lower case, without port.
+//! Patterns are those of `[[tenants]]`, over the host's name in lower case, without port.
 
 use std::collections::BTreeMap;
 

@@ -22,9 +22,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{error, warn};
 
-use crate::Chain;
-use crate::connection::{Accepted, Arrival, Gate, Guarded, usable};
-use crate::watched::Watched;
+use crate::base::chain::Chain;
+use crate::base::watched::Watched;
+use crate::call::arrival::Arrival;
+use crate::config::TlsFiles;
+use crate::door::gate::{Accepted, Gate, Guarded, usable};
 
 /// Handshakes under way; a further one takes the place of the oldest.
 const HANDSHAKES_MAX: usize = 256;
@@ -34,17 +36,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is said of one that took longer.
 const HANDSHAKE_LATE: &str = "the peer did not finish it in time";
-
-/// Where the certificates stand, as PEM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// The server's certificate chain.
-    pub cert_file: PathBuf,
-    /// Its private key.
-    pub key_file: PathBuf,
-    /// CAs of clients' certificates; without it, clients show tokens.
-    pub client_ca_file: Option<PathBuf>,
-}
 
 /// Why there is no TLS configuration.
 #[derive(Debug, thiserror::Error)]

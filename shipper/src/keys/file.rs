@@ -18,9 +18,11 @@ use toml::value::{Datetime, Offset};
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use super::{Credentials, CredentialsError, LOOK_PERIOD, Secret};
-use crate::clock::WallClock;
-use crate::watched::Watched;
+use crate::base::clock::WallClock;
+use crate::base::secret::Secret;
+use crate::base::watched::Watched;
+use crate::cls::credentials::Credentials;
+use crate::keys::store::{CredentialsError, LOOK_PERIOD};
 
 /// How long before a pair expires that is warned of. The official SDKs renew 300 s ahead, so whoever
 /// writes the file as they do is not warned of each rotation.

@@ -28,12 +28,12 @@ use proto::relay::{
 use tokio::sync::watch;
 use tonic::{Request, Streaming};
 
-use crate::clock::WallClock;
+use crate::base::clock::WallClock;
+use crate::base::tasks::Tasks;
+use crate::call::arrival::Arrival;
 use crate::config::Config;
-use crate::connection::Arrival;
-use crate::credentials::CredentialStore;
-use crate::ingest::{Phase, RelayService};
-use crate::tasks::Tasks;
+use crate::keys::store::CredentialStore;
+use crate::{base::phase::Phase, call::service::RelayService};
 
 /// Streams that a script speaks of.
 const STREAMS: usize = 4;
@@ -69,9 +69,10 @@ impl Rehearsal {
         let tasks = Arc::new(Tasks::default());
         let clock = WallClock::system();
         let credentials = Arc::new(CredentialStore::new(&config.credentials, &clock));
-        let ingest = crate::assemble(&config, clock, &credentials, tasks, phase).unwrap();
+        let shared =
+            crate::run::assemble::assemble(&config, clock, &credentials, tasks, phase).unwrap();
         Self {
-            service: RelayService(Arc::new(ingest)),
+            service: RelayService(Arc::new(shared)),
             _phase: sender,
         }
     }
@@ -102,10 +103,10 @@ impl Rehearsal {
     async fn play_report(&self, message: &[u8]) {
         let reports = streaming::<HostReport>(&[message.to_vec()]);
         self.service.report(request(reports)).await.ok();
-        let ingest = &self.service.0;
-        ingest.metrics.show_ledger(&ingest.ledger.lines());
-        ingest.metrics.render();
-        crate::ledger::table(&ingest.ledger.lines());
+        let shared = &self.service.0;
+        shared.metrics.show_ledger(&shared.ledger.lines());
+        shared.metrics.render();
+        crate::show::ledger::table(&shared.ledger.lines());
     }
 
     async fn play_ship(&self, messages: Vec<Vec<u8>>) {

@@ -4,18 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use serde::Deserialize;
 
-use super::compress::Compression;
-use super::disposition::{Answer, Outcome};
-use super::endpoint::Endpoint;
-use super::sign::{self, SignedParts, Window};
-use crate::credentials::Credentials;
+use crate::cls::compress::Compression;
+use crate::cls::credentials::Credentials;
+use crate::cls::disposition::{Answer, Outcome};
+use crate::cls::request::{UPLOAD_PATH, Upload};
+use crate::cls::sign::{self, SignedParts, Window};
 
-const UPLOAD_PATH: &str = "/structuredlog";
 const CONTENT_TYPE_PROTOBUF: &str = "application/x-protobuf";
 
 /// Bytes of an error body that are read; the rest can't matter and the peer is not trusted.
@@ -31,23 +29,6 @@ const IDLE_MAX: Duration = Duration::from_secs(15);
 /// Bound of the TCP and TLS handshake, inside the request's own timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where a lane's batches go.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Target {
-    /// The endpoint.
-    pub endpoint: Endpoint,
-    /// The topic.
-    pub topic_id: String,
-}
-
-impl Target {
-    fn url(&self) -> String {
-        let mut url = format!("{}{UPLOAD_PATH}?topic_id=", self.endpoint);
-        sign::percent_encode(&self.topic_id, &mut url);
-        url
-    }
-}
-
 /// A connection pool to all endpoints.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -58,30 +39,6 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 #[error("HTTP client")]
 pub struct ClientError(#[from] reqwest::Error);
-
-/// One compressed batch, as it is sent at each attempt.
-#[derive(Debug, Clone)]
-pub struct Body {
-    /// The compressed `LogGroupList`.
-    pub bytes: Bytes,
-    /// How it is compressed.
-    pub compression: Compression,
-}
-
-/// One upload request.
-#[derive(Debug, Clone, Copy)]
-pub struct Upload<'a> {
-    /// Where it goes.
-    pub target: &'a Target,
-    /// Who signs it.
-    pub credentials: &'a Credentials,
-    /// What it is.
-    pub body: &'a Body,
-    /// Bound of the whole request.
-    pub timeout: Duration,
-    /// The wall clock in UNIX seconds, for the signature.
-    pub now_s: u64,
-}
 
 /// What takes uploads: CLS, or what a test has in its place.
 pub trait Cloud: fmt::Debug + Send + Sync {

@@ -13,9 +13,9 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tracing::{error, info};
 
-use crate::Chain;
+use crate::base::chain::Chain;
+use crate::base::watched::Stamp;
 use crate::config::{Config, ConfigError};
-use crate::watched::Stamp;
 
 /// How often the file is looked at: one `stat`.
 const LOOK_PERIOD: Duration = Duration::from_secs(2);

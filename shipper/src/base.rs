@@ -1,0 +1,9 @@
+//! What every room may use, and that knows no other one.
+
+pub mod buffers;
+pub mod chain;
+pub mod clock;
+pub mod phase;
+pub mod secret;
+pub mod tasks;
+pub mod watched;

@@ -1,0 +1,119 @@
+//! The relay service that drivers call.
+//!
+//! A call is one host. Its [`Session`] is driven by the response stream itself: polling it reads
+//! the next request, formats its entries into their lanes, and hands out what the outbox holds. So
+//! a session needs no task or queue of its own, and a dropped connection drops the session, which
+//! takes its unsealed records out of the lanes.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::Stream as FutureStream;
+use futures_util::stream::unfold;
+use proto::relay::relay_server::Relay;
+use proto::relay::{CheckRequest, CheckResponse, HostReport, ReportAck, ShipRequest, ShipResponse};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::call::session::Session;
+use crate::call::shared::{Shared, arrival, cut};
+use crate::record::{Formatter, Origin};
+
+/// Faults in one answer; there are as many options at least.
+const FAULTS_MAX: usize = 64;
+
+/// The relay service; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct RelayService(pub Arc<Shared>);
+
+type ShipStream = Pin<Box<dyn FutureStream<Item = Result<ShipResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Relay for RelayService {
+    type ShipStream = ShipStream;
+
+    async fn ship(
+        &self,
+        request: Request<Streaming<ShipRequest>>,
+    ) -> Result<Response<ShipStream>, Status> {
+        // Before the peer is looked at, so that no replacement of it goes unseen.
+        let policy = self.0.policy.subscribe();
+        let host = self.0.admit(&request)?;
+        // Only a peer on TCP has an address.
+        let arrival = arrival(&request).cloned().unwrap_or_default();
+        let age_max = arrival.address.and(self.0.connection_age_max);
+        let inbound = request.into_inner();
+        let shared = Arc::clone(&self.0);
+        let session = Session::new(shared, host, inbound, policy, age_max);
+        let responses = unfold(session, |mut session| async move {
+            let response = session.next().await?;
+            Some((response, session))
+        });
+        Ok(Response::new(Box::pin(responses)))
+    }
+
+    async fn check(
+        &self,
+        request: Request<CheckRequest>,
+    ) -> Result<Response<CheckResponse>, Status> {
+        let host = self.0.admit(&request)?;
+        let open = request.into_inner();
+        let container = open.container.unwrap_or_default();
+        let origin = Origin {
+            container: &container,
+            host: &open.host,
+            journal_id: "",
+            resume_offset: 0,
+        };
+        let faults = match self.0.policy().router.route(&open.log_opts) {
+            Err(faults) => faults,
+            Ok((opts, key)) => {
+                let mut faults = host.faults(&open.host, &key.target.topic_id, &key.credentials);
+                faults.extend(
+                    Formatter::new(&opts, &origin)
+                        .err()
+                        .into_iter()
+                        .flat_map(|error| error.faults),
+                );
+                faults
+            }
+        };
+        if !faults.is_empty() {
+            self.0.note_refusal(&host, "check", &faults);
+        }
+        Ok(Response::new(CheckResponse {
+            faults: faults
+                .iter()
+                .take(FAULTS_MAX)
+                .map(|fault| cut(fault))
+                .collect(),
+            identity: host.tenant().to_owned(),
+        }))
+    }
+
+    async fn report(
+        &self,
+        request: Request<Streaming<HostReport>>,
+    ) -> Result<Response<ReportAck>, Status> {
+        // Before the peer is looked at, so that no replacement of it goes unseen.
+        let mut policy = self.0.policy.subscribe();
+        let host = self.0.admit(&request)?;
+        let mut reports = request.into_inner();
+        loop {
+            let report = tokio::select! {
+                biased;
+                // As streams do, reports begin anew by other rules: the host may be allowed less.
+                Ok(()) = policy.changed() => break,
+                report = reports.message() => {
+                    report.inspect_err(|status| self.0.note_too_large(&host, status))?
+                }
+            };
+            let Some(report) = report else { break };
+            if let Err(fault) = self.0.take_report(&host, report) {
+                self.0
+                    .note_refusal(&host, "report", std::slice::from_ref(&fault));
+                return Err(Status::permission_denied(cut(&fault)));
+            }
+        }
+        Ok(Response::new(ReportAck {}))
+    }
+}

@@ -1,0 +1,4 @@
+//! What holds for a host and for a container: its tenant, and where its options lead.
+
+pub mod route;
+pub mod tenant;

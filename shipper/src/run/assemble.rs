@@ -1,0 +1,77 @@
+//! What a configuration becomes: the parts of the process, put together.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::base::buffers::Buffers;
+use crate::base::clock::WallClock;
+use crate::base::phase::Phase;
+use crate::base::tasks::Tasks;
+use crate::call::shared::{Policy, Shared};
+use crate::config::Config;
+use crate::keys::store::CredentialStore;
+use crate::lane::window::Budget;
+use crate::rules::route::{Router, Warned};
+use crate::rules::tenant::Tenants;
+use crate::send::client::{Client, ClientError};
+use crate::show::metrics::Metrics;
+use crate::upload::batch::Uploader;
+use crate::upload::lanes::Lanes;
+use crate::upload::letters::DeadLetters;
+
+/// Makes what streams are opened by.
+pub(crate) fn policy(
+    config: &Config,
+    tenants: Tenants,
+    credentials: &Arc<CredentialStore>,
+) -> Arc<Policy> {
+    Arc::new(Policy {
+        tenants,
+        router: Router::new(config, Arc::clone(credentials)),
+    })
+}
+
+/// Builds what all calls share.
+///
+/// # Errors
+/// The HTTP client can't be built.
+pub(crate) fn assemble(
+    config: &Config,
+    clock: WallClock,
+    credentials: &Arc<CredentialStore>,
+    tasks: Arc<Tasks>,
+    phase: watch::Receiver<Phase>,
+) -> Result<Shared, ClientError> {
+    let (buffers, metrics) = (Arc::new(Buffers::default()), Arc::new(Metrics::default()));
+    let budget = Arc::new(Budget::new(config.upload.buffer_bytes_max));
+    let uploader = Arc::new(Uploader {
+        cloud: Arc::new(Client::new()?),
+        credentials: Arc::clone(credentials),
+        clock: clock.clone(),
+        compression: config.upload.compression,
+        concurrency_max: config.upload.concurrency_max,
+        dead_letters: config
+            .dead_letter
+            .as_ref()
+            .map(|store| Arc::new(DeadLetters::new(store.path.clone(), store.bytes_max))),
+        tasks,
+        buffers: Arc::clone(&buffers),
+        metrics: Arc::clone(&metrics),
+    });
+    let tenants = Tenants::new(&config.tenants);
+    Ok(Shared {
+        policy: watch::Sender::new(policy(config, tenants, credentials)),
+        warned: Warned::default(),
+        lanes: Arc::new(Lanes::new(config.upload, Arc::clone(&budget), uploader)),
+        budget,
+        buffers,
+        metrics,
+        ledger: Arc::default(),
+        clock,
+        run_bytes_max: config.upload.batch_bytes_max,
+        run_logs_max: config.upload.batch_logs_max,
+        connection_age_max: config.listen.connection_age_max,
+        phase,
+    })
+}

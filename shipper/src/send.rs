@@ -1,0 +1,3 @@
+//! The only HTTP: requests to CLS and to the services that give keys.
+
+pub mod client;

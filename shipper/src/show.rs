@@ -1,0 +1,4 @@
+//! What the process shows of itself.
+
+pub mod ledger;
+pub mod metrics;
