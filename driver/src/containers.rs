@@ -23,15 +23,15 @@
 //! container whose first one was never stopped. A repeated start for the same FIFO changes
 //! nothing. A start that writes nothing ships nothing and leaves nothing.
 
-use crate::counters::DropReason;
 use crate::damaged;
 use crate::descriptors;
 use crate::disk::Disk;
 use crate::fifo::{self, Fifo, FifoError, PumpHandle, Signals};
 use crate::final_reports::{FinalReports, Over, Rest};
 use crate::forward::Checker;
-use crate::journal::medium::{Folder, STATE_DAMAGED_FILE_NAME, STATE_FILE_NAME, segment_start};
+use crate::journal::DropReason;
 use crate::journal::{self, Appender, Bounds, Budget, Journal, Recovered, Totals, read_state};
+use crate::journal::{Folder, STATE_DAMAGED_FILE_NAME, STATE_FILE_NAME, segment_start};
 use crate::keeper::blocking;
 use crate::kept::{self, Kept, Owner, kept_start};
 use crate::start::{Start, StartRequest, StreamOptions, new_journal_id};
@@ -922,7 +922,10 @@ impl Table {
         }
         let mut medium = Folder::new(Arc::clone(&self.disk), folder.to_path_buf());
         if options.keep_file && self.kept.is_enabled() {
-            medium = medium.keeping(Arc::clone(&self.kept), owner(folder, container_id));
+            let (kept, owner) = (Arc::clone(&self.kept), owner(folder, container_id));
+            medium = medium.retaining(Box::new(move |start, bytes| {
+                kept.keep(&owner, start, bytes)
+            }));
         }
         journal::open(medium, Bounds::new(bytes_max), &self.budget)
     }

@@ -24,7 +24,7 @@
 
 use crate::containers::{Stream, Table};
 use crate::fifo::Signals;
-use crate::journal::{AckError, Fates, Hole, Next};
+use crate::journal::{AckError, Hole, Next, SettledCounts};
 use crate::logging::Throttle;
 use bytes::{Bytes, BytesMut};
 use proto::backoff::Backoff;
@@ -450,7 +450,7 @@ impl Gatherer {
             round.fault = Some(call.not_asked("acknowledges"));
             return;
         }
-        let fates = Fates {
+        let fates = SettledCounts {
             delivered: ack.delivered_entries,
             filtered: ack.filtered_entries,
             dead_lettered: ack.dead_lettered_entries,

@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 use crate::containers::{ENDED_FILE_NAME, META_FILE_NAME, Meta, is_journal_id};
 use crate::disk::RealDisk;
-use crate::journal::medium::{Folder, segment_start};
+use crate::journal::{Folder, segment_start};
 use crate::journal::{OpenError, Saved, read_state};
 use crate::kept::kept_start;
 

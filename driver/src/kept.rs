@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use crate::config::Config;
 use crate::containers::{end_record, remove_folder};
 use crate::disk::Disk;
-use crate::journal::medium::{segment_file_name, segment_start};
+use crate::journal::{segment_file_name, segment_start};
 
 /// What a file counts at least: many short-lived containers must not use up the disk's inodes.
 const CHARGE_BYTES_MIN: u64 = 64 << 10;

@@ -13,7 +13,7 @@
 
 mod config;
 mod containers;
-mod counters;
+
 mod damaged;
 pub mod descriptors;
 mod disk;

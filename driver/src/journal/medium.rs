@@ -1,10 +1,9 @@
 //! Where a journal's bytes live: a folder on disk, or anonymous memory for `no-file=true`.
 
 use crate::disk::{Disk, RealDisk};
-use crate::kept::{Kept, Owner};
 use rustix::fs::{MemfdFlags, OFlags};
 use rustix::io::Errno;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -67,14 +66,26 @@ pub(crate) fn segment_start(file_name: &str) -> Option<u64> {
     is_segment.then(|| file_name.parse().ok()).flatten()
 }
 
+/// Takes a segment out of the journal in another way than by removing its file: it gets the segment's
+/// start and size. On an error the file is removed.
+pub(crate) type Retain = Box<dyn Fn(u64, u64) -> Result<(), Errno> + Send + Sync>;
+
 /// Segments and state file in a folder.
-#[derive(Debug)]
 pub(crate) struct Folder {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     state: OnceLock<OwnedFd>,
-    /// Where acknowledged segments go, and whose they are; nowhere with `keep-file=false`.
-    kept: Option<(Arc<Kept>, Owner)>,
+    /// What becomes of acknowledged segments, if they are not removed at once.
+    retain: Option<Retain>,
+}
+
+impl Debug for Folder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = &self.path;
+        f.debug_struct("Folder")
+            .field("path", path)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Folder {
@@ -84,14 +95,14 @@ impl Folder {
             disk,
             path,
             state: OnceLock::new(),
-            kept: None,
+            retain: None,
         }
     }
 
-    /// Keeps acknowledged segments for a while.
-    pub(crate) fn keeping(self, kept: Arc<Kept>, owner: Owner) -> Self {
+    /// Hands acknowledged segments over instead of removing them.
+    pub(crate) fn retaining(self, retain: Retain) -> Self {
         Self {
-            kept: Some((kept, owner)),
+            retain: Some(retain),
             ..self
         }
     }
@@ -136,8 +147,8 @@ impl Medium for Folder {
     }
 
     fn release(&self, start: u64, bytes: u64) -> Result<(), Errno> {
-        match &self.kept {
-            Some((kept, owner)) if kept.keep(owner, start, bytes).is_ok() => Ok(()),
+        match &self.retain {
+            Some(retain) if retain(start, bytes).is_ok() => Ok(()),
             _ => self.remove(start),
         }
     }

@@ -1,12 +1,12 @@
-//! The reading side of a journal: what is sent, acknowledged, damaged and dropped. It holds
-//! positions and counters, and touches no file; [`super::Journal`] keeps it behind one lock.
+//! The positions and counters of the reading side: what is sent, acknowledged, damaged and dropped. It
+//! touches no file; [`Journal`](super::shared::Journal) keeps it behind one lock.
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use super::counters::{Counters, DropReason};
+use super::segment::Segment;
 use super::state::{self, Hole, Saved};
-use super::{Fates, Next, Segment};
-use crate::counters::{Counters, DropReason};
-use proto::frame::{self, Decoded, EntryView};
+use super::walk::{Scan, Walk};
 use proto::limits::FRAME_BYTES_MAX;
 use std::collections::VecDeque;
 
@@ -14,19 +14,58 @@ use std::collections::VecDeque;
 /// that holds. Those that are not are found by reading.
 const BOUNDARIES_MAX: usize = 1024;
 
+/// What the gatherer may send next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Whole frames, at the start of the buffer.
+    Frames {
+        /// Offset of the first byte.
+        first_offset: u64,
+        /// How many bytes.
+        bytes: usize,
+    },
+    /// Entries that are gone.
+    Hole(Hole),
+    /// The stream has ended and all of it was sent.
+    Finish {
+        /// The tail.
+        end_offset: u64,
+    },
+    /// Nothing until the FIFO gives more.
+    Idle,
+    /// Nothing until something is acknowledged or, if the window is what there is no room in, it grows.
+    NoCredit {
+        /// It is not a bound of the journal's own.
+        is_window: bool,
+    },
+    /// The next frame does not fit the buffer.
+    NoRoom,
+}
+
+/// How many entries an acknowledgement settles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct SettledCounts {
+    /// Delivered to CLS.
+    pub(crate) delivered: u64,
+    /// Filtered by an option.
+    pub(crate) filtered: u64,
+    /// Put into the dead-letter store.
+    pub(crate) dead_lettered: u64,
+}
+
 /// The reading side of a journal.
 #[derive(Debug)]
 pub(super) struct Reader {
     pub(super) acked: u64,
     pub(super) sent: u64,
-    pub(super) walked: u64,
-    /// Entries in `[acked, walked)` outside holes.
-    pub(super) live_entries: u64,
-    /// Where the counting of what is not sent yet has come to. Beyond `walked` it is for the ledger
+    pub(super) scanned_to: u64,
+    /// Entries in `[acked, scanned_to)` outside holes.
+    pub(super) unsettled_entries: u64,
+    /// Where the counting of what is not sent yet has come to. Beyond `scanned_to` it is for the ledger
     /// alone: what lies there may still be dropped, or turn out to be damaged.
-    pub(super) counted: u64,
-    /// Entries in `[walked, counted)`.
-    pub(super) ahead_entries: u64,
+    pub(super) precounted_to: u64,
+    /// Entries in `[scanned_to, precounted_to)`.
+    pub(super) precounted_entries: u64,
     pub(super) settled: Counters,
     /// Where what was sent and is not acknowledged begins and ends, ascending: at most
     /// [`BOUNDARIES_MAX`].
@@ -70,24 +109,24 @@ impl Reader {
         Some(hole)
     }
 
-    /// Moves `walked`, over entries that were never walked before.
+    /// Moves `scanned_to`, over entries that were never scanned before.
     fn walk_to(&mut self, offset: u64, new_entries: u64) {
-        self.walked = self.walked.max(offset);
-        self.ahead_entries = match self.counted > self.walked {
-            true => self.ahead_entries.saturating_sub(new_entries),
+        self.scanned_to = self.scanned_to.max(offset);
+        self.precounted_entries = match self.precounted_to > self.scanned_to {
+            true => self.precounted_entries.saturating_sub(new_entries),
             false => 0,
         };
     }
 
     /// Returns where the first entry begins that is not counted.
     pub(super) fn first_uncounted(&self) -> u64 {
-        self.behind_holes(self.counted.max(self.walked))
+        self.behind_holes(self.precounted_to.max(self.scanned_to))
     }
 
     /// Notes entries that follow those which are counted.
     pub(super) fn count_ahead(&mut self, walk: &Walk) {
-        self.counted = self.first_uncounted().saturating_add(walk.bytes as u64);
-        self.ahead_entries = self.ahead_entries.saturating_add(walk.new_entries);
+        self.precounted_to = self.first_uncounted().saturating_add(walk.bytes as u64);
+        self.precounted_entries = self.precounted_entries.saturating_add(walk.new_entries);
     }
 
     fn note_boundary(&mut self, offset: u64) {
@@ -157,7 +196,7 @@ impl Reader {
         self.walk_to(self.sent, walk.new_entries);
         self.note_boundary(first_offset);
         self.note_boundary(self.sent);
-        self.live_entries = self.live_entries.saturating_add(walk.new_entries);
+        self.unsettled_entries = self.unsettled_entries.saturating_add(walk.new_entries);
         Next::Frames {
             first_offset,
             bytes: walk.bytes,
@@ -185,8 +224,8 @@ impl Reader {
         if scan.end == from {
             return;
         }
-        self.live_entries = self.live_entries.saturating_sub(scan.walked_entries);
-        self.walk_to(scan.end, scan.entries.saturating_sub(scan.walked_entries));
+        self.unsettled_entries = self.unsettled_entries.saturating_sub(scan.scanned_entries);
+        self.walk_to(scan.end, scan.entries.saturating_sub(scan.scanned_entries));
         let sent = self.sent;
         let before = self.holes.iter_mut().find(|hole| {
             let is_unsent = hole.span.start >= sent;
@@ -231,7 +270,7 @@ impl Reader {
 
     /// Settles what lies below an offset. Returns by how much the entries exceed those that were
     /// sent: they are not counted, or the ledger would show more than was received.
-    pub(super) fn settle(&mut self, offset: u64, fates: Fates) -> u64 {
+    pub(super) fn settle(&mut self, offset: u64, fates: SettledCounts) -> u64 {
         self.acked = self.acked.max(offset);
         while self
             .boundaries
@@ -247,9 +286,9 @@ impl Reader {
             (&mut settled.filtered, fates.filtered),
             (&mut settled.dead_lettered, fates.dead_lettered),
         ] {
-            let earned = claimed.min(self.live_entries);
+            let earned = claimed.min(self.unsettled_entries);
             *count = count.saturating_add(earned);
-            self.live_entries = self.live_entries.saturating_sub(earned);
+            self.unsettled_entries = self.unsettled_entries.saturating_sub(earned);
             surplus = surplus.saturating_add(claimed.saturating_sub(earned));
         }
         while let Some(hole) = self.holes.front() {
@@ -277,121 +316,5 @@ impl Reader {
             }
         }
         covered < segment.end()
-    }
-}
-
-/// The whole frames at the start of a buffer.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Walk {
-    pub(super) bytes: usize,
-    /// Frames that were never walked before.
-    pub(super) new_entries: u64,
-    /// What follows them is no frame.
-    pub(super) is_malformed: bool,
-}
-
-/// Walks the frames of a buffer that begins at a journal offset, at most `bytes_max` of them, but
-/// always one. Looks at nothing but headers: this runs for every line.
-pub(super) fn walk(buffer: &[u8], bytes_max: usize, offset: u64, walked: u64) -> Walk {
-    let known_bytes = usize::try_from(walked.saturating_sub(offset)).unwrap_or(usize::MAX);
-    let mut walk = Walk {
-        bytes: 0,
-        new_entries: 0,
-        is_malformed: false,
-    };
-    loop {
-        match frame::decode(buffer.get(walk.bytes..).unwrap_or_default()) {
-            Decoded::Frame { frame_bytes, .. } => {
-                let end = walk.bytes.saturating_add(frame_bytes);
-                if walk.bytes > 0 && end > bytes_max {
-                    return walk;
-                }
-                walk.new_entries = walk
-                    .new_entries
-                    .saturating_add(u64::from(walk.bytes >= known_bytes));
-                walk.bytes = end;
-            }
-            Decoded::Incomplete => return walk,
-            Decoded::Malformed(_) => {
-                walk.is_malformed = true;
-                return walk;
-            }
-        }
-    }
-}
-
-/// Returns how many bytes at the start of a buffer, which does not begin with a whole frame, will
-/// never be one; `None` if more bytes may tell. `is_final` says that no more will come.
-pub(super) fn damage_bytes(buffer: &[u8], is_malformed: bool, is_final: bool) -> Option<usize> {
-    let boundary = match is_malformed || is_final {
-        true => frame::resync(buffer),
-        false => None,
-    };
-    match boundary {
-        // A frame cut short at the very end has no boundary behind it, only inside a line.
-        Some(bytes) if is_malformed => Some(bytes),
-        _ if is_final => Some(buffer.len()),
-        _ if is_malformed => {
-            let bytes = buffer.len().saturating_sub(frame::RESYNC_TAIL_BYTES);
-            (bytes > 0).then_some(bytes)
-        }
-        _ => None,
-    }
-}
-
-/// The entries of a range that is to be dropped.
-#[derive(Debug)]
-pub(super) struct Scan {
-    pub(super) end: u64,
-    pub(super) entries: u64,
-    /// Entries among them that were walked before.
-    pub(super) walked_entries: u64,
-    pub(super) first_time_nano: i64,
-    pub(super) last_time_nano: i64,
-}
-
-impl Scan {
-    pub(super) fn new(from: u64) -> Self {
-        Self {
-            end: from,
-            entries: 0,
-            walked_entries: 0,
-            first_time_nano: 0,
-            last_time_nano: 0,
-        }
-    }
-
-    /// Scans frames until one ends at or behind `goal`. Returns whether it got on.
-    pub(super) fn advance(&mut self, buffer: &[u8], goal: u64, walked: u64) -> bool {
-        let mut at = 0_usize;
-        while self.end < goal {
-            let rest = buffer.get(at..).unwrap_or_default();
-            let bytes = match frame::decode(rest) {
-                Decoded::Frame { entry, frame_bytes } => {
-                    self.count(entry, walked);
-                    frame_bytes
-                }
-                Decoded::Incomplete => break,
-                Decoded::Malformed(_) => match damage_bytes(rest, true, false) {
-                    Some(bytes) => bytes,
-                    None => break,
-                },
-            };
-            at = at.saturating_add(bytes);
-            self.end = self.end.saturating_add(bytes as u64);
-        }
-        at > 0
-    }
-
-    fn count(&mut self, entry: &[u8], walked: u64) {
-        let time_nano = EntryView::parse(entry).map_or(0, |view| view.time_nano);
-        if self.entries == 0 {
-            self.first_time_nano = time_nano;
-        }
-        self.last_time_nano = time_nano;
-        self.entries = self.entries.saturating_add(1);
-        self.walked_entries = self
-            .walked_entries
-            .saturating_add(u64::from(self.end < walked));
     }
 }

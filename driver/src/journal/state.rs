@@ -16,7 +16,7 @@
 //! The slot with the higher sequence counts. With no good slot the journal starts over from its
 //! first segment: entries may be shipped twice, none is lost.
 
-use crate::counters::{Counters, DropReason, Dropped};
+use super::counters::{Counters, DropReason, Dropped};
 use std::ops::Range;
 
 /// Holes that one journal may have between its acknowledged offset and its tail.

@@ -5,15 +5,26 @@
     reason = "a panic fails a test"
 )]
 
-use super::medium::{Folder, segment_file_name};
-use super::recovery::{empty, in_memory, open};
+use super::append::*;
+use super::budget::*;
+use super::medium::*;
+use super::reader::*;
+use super::recover::*;
+use super::segment::*;
+use super::shared::*;
+use super::walk::*;
 use super::*;
 use crate::disk::{Disk, RealDisk};
 use proptest::prelude::*;
+use proto::limits::{CHUNK_BYTES_MAX, FRAME_BYTES_MAX};
 use proto::relay::LogEntry;
 use rustix::fs::OFlags;
-use std::os::fd::BorrowedFd;
+use rustix::io::Errno;
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use tokio::time::Instant;
 
 const WINDOW: u64 = 1 << 30;
@@ -128,9 +139,9 @@ impl World {
                     let at = usize::try_from(first_offset).unwrap();
                     assert_eq!(sent, self.received[at..at + bytes], "J1 at {first_offset}");
                     let delivered = walk(&sent, usize::MAX, 0, 0).new_entries;
-                    let fates = Fates {
+                    let fates = SettledCounts {
                         delivered,
-                        ..Fates::default()
+                        ..SettledCounts::default()
                     };
                     self.journal
                         .ack(first_offset + bytes as u64, fates)
@@ -138,7 +149,9 @@ impl World {
                     frames += delivered;
                 }
                 (Next::Hole(hole), _) => {
-                    self.journal.ack(hole.span.end, Fates::default()).unwrap();
+                    self.journal
+                        .ack(hole.span.end, SettledCounts::default())
+                        .unwrap();
                     holes.push(hole);
                 }
                 (Next::Finish { .. }, _) => {}
@@ -301,9 +314,9 @@ fn what_was_sent_and_not_acknowledged_is_sent_again_after_a_restart() {
             ..
         }
     ));
-    let fates = Fates {
+    let fates = SettledCounts {
         delivered: 1,
-        ..Fates::default()
+        ..SettledCounts::default()
     };
     world.journal.ack(first, fates).unwrap();
     world.reopen();
@@ -317,7 +330,7 @@ fn what_was_sent_and_not_acknowledged_is_sent_again_after_a_restart() {
 fn an_acknowledgement_of_what_was_never_sent_is_refused() {
     let mut world = World::new(JOURNAL_BYTES_MIN);
     world.write_frame(100);
-    let error = world.journal.ack(1, Fates::default()).unwrap_err();
+    let error = world.journal.ack(1, SettledCounts::default()).unwrap_err();
     assert!(matches!(error, AckError::BeyondSent { offset: 1, sent: 0 }));
     assert_eq!(world.drain(), (1, vec![]));
 }
@@ -337,14 +350,17 @@ fn an_acknowledgement_inside_of_an_entry_is_refused_and_nothing_is_lost() {
         }
     ));
     for inside in [1, frame_bytes - 1, frame_bytes + 1, 10 * frame_bytes - 1] {
-        let error = world.journal.ack(inside, Fates::default()).unwrap_err();
+        let error = world
+            .journal
+            .ack(inside, SettledCounts::default())
+            .unwrap_err();
         assert!(matches!(error, AckError::InsideEntry { offset } if offset == inside));
     }
     assert_eq!(world.journal.acked(), 0);
     for count in [1, 2, 9, 10] {
         world
             .journal
-            .ack(count * frame_bytes, Fates::default())
+            .ack(count * frame_bytes, SettledCounts::default())
             .unwrap();
     }
     world.write_frame(100);
@@ -370,9 +386,9 @@ fn the_window_bounds_what_is_in_flight() {
         world.journal.next(window, &mut buffer).unwrap(),
         Next::NoCredit { is_window: true }
     );
-    let fates = Fates {
+    let fates = SettledCounts {
         delivered: bytes as u64 / frame_bytes - 10,
-        ..Fates::default()
+        ..SettledCounts::default()
     };
     world
         .journal
@@ -568,9 +584,12 @@ fn a_segment_cut_behind_the_reader_s_back_is_given_up_and_the_rest_is_sent() {
             }) => {
                 frames += walk(&buffer[..bytes], usize::MAX, 0, 0).new_entries;
                 let end = first_offset + bytes as u64;
-                world.journal.ack(end, Fates::default()).unwrap();
+                world.journal.ack(end, SettledCounts::default()).unwrap();
             }
-            Ok(Next::Hole(hole)) => world.journal.ack(hole.span.end, Fates::default()).unwrap(),
+            Ok(Next::Hole(hole)) => world
+                .journal
+                .ack(hole.span.end, SettledCounts::default())
+                .unwrap(),
             Ok(_) => break,
             Err(_) => world.journal.skip_unreadable(),
         }
@@ -687,9 +706,9 @@ fn damage_costs_what_the_table_of_recovery_says() {
         }
         world.next();
         for acked in 1..=2 {
-            let fates = Fates {
+            let fates = SettledCounts {
                 delivered: 1,
-                ..Fates::default()
+                ..SettledCounts::default()
             };
             let offset = acked * table_frame_bytes() as u64;
             world.journal.ack(offset, fates).unwrap();
@@ -945,9 +964,9 @@ fn an_acknowledgement_that_can_t_be_saved_counts_and_is_said() {
     world.next();
     lock(&faults).save = Some(Errno::IO);
     let end = world.received.len() as u64;
-    let fates = Fates {
+    let fates = SettledCounts {
         delivered: 1,
-        ..Fates::default()
+        ..SettledCounts::default()
     };
     let error = world.journal.ack(end, fates).unwrap_err();
     assert!(matches!(error, AckError::Save(Errno::IO)));
@@ -1013,9 +1032,9 @@ type InFlight = VecDeque<(u64, u64)>;
 
 fn ack_front(world: &World, in_flight: &mut InFlight) {
     if let Some((end, delivered)) = in_flight.pop_front() {
-        let fates = Fates {
+        let fates = SettledCounts {
             delivered,
-            ..Fates::default()
+            ..SettledCounts::default()
         };
         world.journal.ack(end, fates).unwrap();
     }
@@ -1092,7 +1111,7 @@ proptest! {
             take(&mut world, step, &mut in_flight);
             let reader = lock(&world.journal.reader);
             let tail = world.journal.tail.load(Ordering::Relaxed);
-            prop_assert!(reader.acked <= reader.sent && reader.sent <= reader.walked && reader.walked <= tail, "J2");
+            prop_assert!(reader.acked <= reader.sent && reader.sent <= reader.scanned_to && reader.scanned_to <= tail, "J2");
             prop_assert!(world.journal.held_bytes() <= JOURNAL_BYTES_MIN, "J5");
             drop(reader);
             prop_assert!(world.journal.totals().received <= world.frame_count, "J7");
@@ -1295,9 +1314,9 @@ fn act(deed: &Deed, disk: &MortalDisk, world: &mut World, in_flight: &mut InFlig
                 let Some((end, delivered)) = in_flight.pop_front() else {
                     return;
                 };
-                let fates = Fates {
+                let fates = SettledCounts {
                     delivered,
-                    ..Fates::default()
+                    ..SettledCounts::default()
                 };
                 // Behind its death nothing that it finds matters.
                 world.journal.ack(end, fates).ok();

@@ -20,14 +20,18 @@
 //! An error of the disk is no damage: a folder that can't be read is left as it is. So is damage to
 //! the record of the container, of which the journal knows nothing (`damaged.rs`).
 
-use super::appender::Current;
+use super::append::Appender;
+use super::append::Current;
+use super::budget::{Bounds, Budget};
+use super::counters::DropReason;
 use super::medium::{
     Folder, Medium, Memory, STATE_DAMAGED_FILE_NAME, STATE_FILE_NAME, segment_file_name,
     segment_start,
 };
+use super::reader::Reader;
+use super::segment::Segment;
+use super::shared::{Journal, SyncMarks};
 use super::state::{self, Hole, Saved};
-use super::{Appender, Bounds, Budget, Journal, Reader, Segment, SyncMarks};
-use crate::counters::DropReason;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -288,10 +292,10 @@ impl Plan {
         let reader = Reader {
             acked: self.acked,
             sent: self.acked,
-            walked: self.acked,
-            live_entries: 0,
-            counted: 0,
-            ahead_entries: 0,
+            scanned_to: self.acked,
+            unsettled_entries: 0,
+            precounted_to: 0,
+            precounted_entries: 0,
             settled: saved.settled,
             boundaries: VecDeque::new(),
             holes: self.holes.into(),

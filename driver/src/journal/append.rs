@@ -9,8 +9,10 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use super::bytes::is_shortage;
 use super::medium::{Medium as _, Memory};
-use super::{Journal, OPEN_SEGMENTS_MAX, Segment, is_shortage, lock};
+use super::segment::{OPEN_SEGMENTS_MAX, Segment};
+use super::shared::{Journal, lock};
 use crate::logging::Throttle;
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,9 +20,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// Bytes that a container's journal holds in memory while its disk refuses to take them.
-const FALLBACK_BYTES_MAX: u64 = 2 << 20;
 
 /// Age at which a segment that is acknowledged to its end is left for a new one. The kernel writes
 /// dirty pages back after 30 s (`vm.dirty_expire_centisecs`).
@@ -191,15 +190,6 @@ impl Appender {
 }
 
 impl Journal {
-    fn fallback_room_bytes(&self) -> u64 {
-        FALLBACK_BYTES_MAX.saturating_sub(self.fallback_bytes.load(Ordering::Relaxed))
-    }
-
-    /// Returns whether the bytes wait in memory, because the disk refuses them, and fill their share.
-    pub(super) fn is_memory_spent(&self) -> bool {
-        self.fallback_room_bytes() == 0
-    }
-
     fn push_segment(&self, segment: &Arc<Segment>) {
         self.is_folder_dirty.store(true, Ordering::Relaxed);
         let mut segments = lock(&self.segments);

@@ -1,0 +1,194 @@
+//! The journal as its three parties share it: the pump appends, the gatherer reads and acknowledges,
+//! upkeep drops and syncs. The pump takes no lock but at a new segment.
+
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use super::budget::{Bounds, Budget, Shortage};
+use super::counters::Counters;
+use super::medium::Medium;
+use super::reader::Reader;
+use super::segment::Segment;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Bytes that a container's journal holds in memory while its disk refuses to take them.
+const FALLBACK_BYTES_MAX: u64 = 2 << 20;
+
+/// One stream's bytes, from FIFO to acknowledgement.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    pub(super) medium: Box<dyn Medium>,
+    pub(super) bounds: Bounds,
+    pub(super) budget: Arc<Budget>,
+    /// Moved by the appender alone, after the bytes are in the segment.
+    pub(super) tail: AtomicU64,
+    /// Copy of the reader's, for those who must not wait for its lock.
+    pub(super) acked: AtomicU64,
+    /// The FIFO has come to its end: the tail is final.
+    pub(super) has_ended: AtomicBool,
+    pub(super) held_bytes: AtomicU64,
+    /// Bytes of `held_bytes` that are in memory because the disk failed.
+    pub(super) fallback_bytes: AtomicU64,
+    /// Nothing could be dropped to make room on the host: the host's bounds wait for this journal.
+    pub(super) has_overdraft: AtomicBool,
+    /// The disk had no room for the last bytes.
+    pub(super) is_disk_full: AtomicBool,
+    /// A segment was created since the folder was synced.
+    pub(super) is_folder_dirty: AtomicBool,
+    /// Entries were dropped since the state was synced.
+    pub(super) is_drop_unsynced: AtomicBool,
+    pub(super) segments: Mutex<VecDeque<Arc<Segment>>>,
+    pub(super) reader: Mutex<Reader>,
+    pub(super) sync_marks: Mutex<SyncMarks>,
+}
+
+/// How far the journal is on stable storage.
+#[derive(Debug, Default)]
+pub(super) struct SyncMarks {
+    pub(super) synced: u64,
+    pub(super) tail_seen: u64,
+}
+
+/// What the counters of a journal say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Totals {
+    /// Entries received.
+    pub(crate) received: u64,
+    /// What became of them; holes count from when they are known.
+    pub(crate) settled: Counters,
+    /// Bytes not yet acknowledged.
+    pub(crate) buffered_bytes: u64,
+}
+
+impl Journal {
+    /// Returns whether the FIFO has ended and everything was acknowledged.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire) && self.unacked_bytes() == 0
+    }
+
+    /// Returns whether there is anything that a shipper was not told yet.
+    pub(crate) fn has_unsent(&self) -> bool {
+        let reader = lock(&self.reader);
+        let ended = self.has_ended.load(Ordering::Acquire);
+        self.tail.load(Ordering::Acquire) > reader.sent || (ended && !reader.is_finish_sent)
+    }
+
+    /// Returns the offset behind what was sent.
+    pub(crate) fn sent_offset(&self) -> u64 {
+        lock(&self.reader).sent
+    }
+
+    /// Returns whether anything sent is not acknowledged.
+    pub(crate) fn has_in_flight(&self) -> bool {
+        let reader = lock(&self.reader);
+        reader.sent > reader.acked
+    }
+
+    /// Returns whether it is gone when the process ends.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.medium.is_memory()
+    }
+
+    /// Returns the offset of the first byte that is not acknowledged.
+    pub(crate) fn acked(&self) -> u64 {
+        self.acked.load(Ordering::Acquire)
+    }
+
+    /// Returns the bytes that are not acknowledged.
+    pub(crate) fn unacked_bytes(&self) -> u64 {
+        let acked = self.acked();
+        self.tail.load(Ordering::Acquire).saturating_sub(acked)
+    }
+
+    /// Returns the bytes that the segments hold.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.held_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Returns what must give way for the journal to take more bytes, if anything must: who asks
+    /// comes later than who was refused, and an acknowledgement may have made room meanwhile.
+    pub(crate) fn shortage(&self) -> Option<Shortage> {
+        if self.held_bytes() >= self.bounds.bytes_max || self.is_memory_spent() {
+            Some(Shortage::Own)
+        } else if self.room_bytes() == 0 || self.is_disk_full.load(Ordering::Relaxed) {
+            Some(Shortage::Host)
+        } else {
+            None
+        }
+    }
+
+    /// Lets the journal grow to its own bound although the host has reached its: nothing else can
+    /// make room, and a FIFO that is never read makes a container unkillable.
+    pub(crate) fn grant_overdraft(&self) {
+        self.has_overdraft.store(true, Ordering::Relaxed);
+    }
+
+    /// Says that the FIFO has come to its end. Only the pump, after its last append.
+    pub(crate) fn end(&self) {
+        self.has_ended.store(true, Ordering::Release);
+        for segment in &*lock(&self.segments) {
+            self.close(segment);
+        }
+    }
+
+    /// Returns whether the FIFO has come to its end.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
+    }
+
+    /// Returns the counters.
+    pub(crate) fn totals(&self) -> Totals {
+        let reader = lock(&self.reader);
+        let mut settled = reader.settled;
+        for hole in &reader.holes {
+            settled.dropped.add(hole.reason, hole.counted_entries());
+        }
+        Totals {
+            received: settled
+                .total()
+                .saturating_add(reader.unsettled_entries)
+                .saturating_add(reader.precounted_entries),
+            settled,
+            buffered_bytes: self.unacked_bytes(),
+        }
+    }
+}
+
+impl Journal {
+    pub(super) fn room_bytes(&self) -> u64 {
+        let held_bytes = self.held_bytes.load(Ordering::Relaxed);
+        let own = self.bounds.bytes_max.saturating_sub(held_bytes);
+        if self.has_overdraft.load(Ordering::Relaxed) {
+            return own;
+        }
+        // Two segments are everyone's, so that the host's bounds never stop a quiet container for
+        // the sake of a busy one, and so that there is always a whole segment to drop.
+        let floor = self.bounds.segment_bytes.saturating_mul(2);
+        let host = self.budget.room_bytes();
+        own.min(host.max(floor.saturating_sub(held_bytes)))
+    }
+}
+
+impl Journal {
+    pub(super) fn fallback_room_bytes(&self) -> u64 {
+        FALLBACK_BYTES_MAX.saturating_sub(self.fallback_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Returns whether the bytes wait in memory, because the disk refuses them, and fill their share.
+    pub(super) fn is_memory_spent(&self) -> bool {
+        self.fallback_room_bytes() == 0
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.budget.remove(self.held_bytes());
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .expect("whoever holds a journal's lock does not panic")
+}
