@@ -21,6 +21,52 @@ pub enum EndpointError {
     /// There is no host, or something behind it.
     #[error("it must be a host name with an optional port, without path, user or query")]
     Host,
+    /// It is that of API 3.0, which SDKs have as their default. It answers 200 to whatever it is sent.
+    #[error(
+        "this is the address of API 3.0, which takes no logs: use {}",
+        regional(.0)
+    )]
+    Api3(String),
+    /// It is a page for people.
+    #[error(
+        "this is an address of Tencent Cloud's web pages, which takes no logs: use {}",
+        regional("")
+    )]
+    Console,
+}
+
+/// Returns what an upload address looks like, in the region of `host` if it names one.
+fn regional(host: &str) -> String {
+    let region = host.strip_prefix("cls.").unwrap_or_default();
+    let region = region.strip_suffix(API_3_DOMAIN).unwrap_or_default();
+    let region = region.trim_end_matches('.');
+    let region = if region.contains('-') {
+        region
+    } else {
+        "ap-guangzhou"
+    };
+    format!("{region}.cls.tencentcs.com with the region of your topic")
+}
+
+/// The domain of all services of API 3.0, with a region or without one.
+const API_3_DOMAIN: &str = "tencentcloudapi.com";
+
+/// Domains of the console and the documents.
+const PAGE_DOMAINS: [&str; 3] = ["cloud.tencent.com", "tencentcloud.com", "qcloud.com"];
+
+/// Returns why a host takes no logs, as far as that is known of hosts that people copy.
+fn known_fault(name: &str) -> Option<EndpointError> {
+    let is_in = |domain: &str| {
+        let rest = name.strip_suffix(domain);
+        rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    if is_in(API_3_DOMAIN) {
+        return Some(EndpointError::Api3(name.to_owned()));
+    }
+    PAGE_DOMAINS
+        .into_iter()
+        .any(is_in)
+        .then_some(EndpointError::Console)
 }
 
 impl Endpoint {
@@ -64,7 +110,11 @@ impl FromStr for Endpoint {
             .strip_suffix(default_port)
             .unwrap_or(rest)
             .to_ascii_lowercase();
-        Ok(Self { scheme, host })
+        let endpoint = Self { scheme, host };
+        match known_fault(endpoint.name()) {
+            Some(fault) => Err(fault),
+            None => Ok(endpoint),
+        }
     }
 }
 
@@ -107,6 +157,37 @@ mod tests {
                 .parse::<Endpoint>()
                 .map(|endpoint| endpoint.to_string());
             assert_eq!(got, expected.map(str::to_owned), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_people_copy_by_mistake_are_known() {
+        for (text, expected) in [
+            (
+                "cls.tencentcloudapi.com",
+                "this is the address of API 3.0, which takes no logs: use ap-guangzhou.cls.tencentcs.com \
+                 with the region of your topic",
+            ),
+            (
+                "https://CLS.ap-shanghai.tencentcloudapi.com:443",
+                "this is the address of API 3.0, which takes no logs: use ap-shanghai.cls.tencentcs.com \
+                 with the region of your topic",
+            ),
+            (
+                "console.cloud.tencent.com",
+                "this is an address of Tencent Cloud's web pages, which takes no logs: use \
+                 ap-guangzhou.cls.tencentcs.com with the region of your topic",
+            ),
+        ] {
+            let error = text.parse::<Endpoint>().unwrap_err();
+            assert_eq!(error.to_string(), expected, "{text}");
+        }
+        for text in [
+            "my-tencentcloudapi.com",
+            "tencentcloudapi.com.example",
+            "cls.tencentcs.com",
+        ] {
+            assert!(text.parse::<Endpoint>().is_ok(), "{text}");
         }
     }
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
-use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, SERVER};
 use serde::Deserialize;
 
 use crate::cls::compress::Compression;
 use crate::cls::credentials::Credentials;
-use crate::cls::disposition::{Answer, Outcome};
+use crate::cls::disposition::{Answer, ErrorCode, Outcome, Stranger};
 use crate::cls::request::{UPLOAD_PATH, Upload};
 use crate::cls::sign::{self, SignedParts, Window};
 
@@ -19,7 +19,7 @@ const CONTENT_TYPE_PROTOBUF: &str = "application/x-protobuf";
 /// Bytes of an error body that are read; the rest can't matter and the peer is not trusted.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// Bytes of an error message that are kept.
+/// Bytes of each text of an answer that are kept.
 const MESSAGE_BYTES_MAX: usize = 500;
 
 /// Idle connections are closed by us first: CLS does not document its own time, and a request on
@@ -110,8 +110,8 @@ impl Client {
         };
         let authorization = sign::authorization(credentials, &parts, Window::around(now_s));
         let Ok(headers) = headers(&authorization, credentials, body.compression) else {
-            return Outcome::Transport(
-                "the credentials hold characters no header can carry".into(),
+            return Outcome::Unsendable(
+                "the key pair holds characters that no HTTP header can carry".into(),
             );
         };
         let request = self
@@ -155,28 +155,25 @@ fn headers(
 
 /// Reads an answer. Trouble with the body of an error leaves the status, which decides alone then.
 async fn read_answer(mut response: reqwest::Response, credentials: &Credentials) -> Answer {
-    #[derive(Deserialize, Default)]
-    #[serde(default)]
-    struct ErrorBody {
-        errorcode: String,
-        errormessage: String,
-    }
     let header = |name: &str| {
-        response
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
+        let value = response.headers().get(name);
+        let text = value.and_then(|value| value.to_str().ok());
+        credentials.redact(text.unwrap_or_default())
     };
     let mut answer = Answer {
         status: response.status().as_u16(),
-        request_id: credentials.redact(header("x-cls-requestid")),
+        request_id: header("x-cls-requestid"),
         retry_after: header(RETRY_AFTER.as_str())
             .parse()
             .ok()
             .map(Duration::from_secs),
-        date_s: unix_s(header(DATE.as_str())),
+        date_s: unix_s(&header(DATE.as_str())),
         ..Answer::default()
+    };
+    let mut stranger = Stranger {
+        server: one_line(&header(SERVER.as_str())),
+        location: one_line(&header(LOCATION.as_str())),
+        body: String::new(),
     };
     let mut body = Vec::new();
     while body.len() < ANSWER_BYTES_MAX {
@@ -185,14 +182,62 @@ async fn read_answer(mut response: reqwest::Response, credentials: &Credentials)
             Ok(None) | Err(_) => break,
         }
     }
-    if answer.status != 200 {
-        let error = serde_json::from_slice::<ErrorBody>(&body).unwrap_or_default();
-        // Before the message is cut: a part of a key is no match.
-        let message = credentials.redact(&error.errormessage);
-        answer.message = message.chars().take(MESSAGE_BYTES_MAX).collect();
-        answer.code = credentials.redact(&error.errorcode);
+    let error = ErrorBody::parse(&body);
+    // By the code as it is: in one without a part of a key, a short key may have been.
+    answer.error = ErrorCode::of(&error.code);
+    // Before texts are cut: a part of a key is no match.
+    answer.code = one_line(&credentials.redact(&error.code));
+    answer.message = one_line(&credentials.redact(&error.message));
+    if answer.request_id.is_empty() || error.is_of_api_3 {
+        stranger.body = one_line(&credentials.redact(&String::from_utf8_lossy(&body)));
+        answer.stranger = Some(stranger);
     }
     answer
+}
+
+/// What the body of an answer says of an error.
+#[derive(Default)]
+struct ErrorBody {
+    code: String,
+    message: String,
+    /// Its shape is that of API 3.0, which takes no logs.
+    is_of_api_3: bool,
+}
+
+impl ErrorBody {
+    fn parse(body: &[u8]) -> Self {
+        #[derive(Deserialize, Default)]
+        #[serde(default)]
+        struct Known {
+            errorcode: String,
+            errormessage: String,
+            #[serde(rename = "Response")]
+            response: Option<serde::de::IgnoredAny>,
+        }
+        let known: Known = serde_json::from_slice(body).unwrap_or_default();
+        Self {
+            code: known.errorcode,
+            message: known.errormessage,
+            is_of_api_3: known.response.is_some(),
+        }
+    }
+}
+
+/// Makes text of a server fit for a log: its beginning, in one line, without control characters.
+fn one_line(text: &str) -> String {
+    let words = text.split(|char: char| char.is_control() || char.is_whitespace());
+    let mut line = String::new();
+    for word in words.filter(|word| !word.is_empty()) {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+        if line.len() > MESSAGE_BYTES_MAX {
+            line.truncate(line.floor_char_boundary(MESSAGE_BYTES_MAX));
+            break;
+        }
+    }
+    line
 }
 
 /// Reads a time as HTTP writes it.
@@ -213,4 +258,153 @@ fn cause(error: reqwest::Error) -> String {
         source = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use crate::base::secret::Secret;
+    use crate::cls::disposition::{Disposition, disposition};
+    use crate::cls::request::{Body, Target};
+
+    use super::*;
+
+    /// Uploads once to a server that answers with `answer`, whatever it is sent.
+    async fn upload_to(answer: String, key: [&str; 2]) -> Outcome {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream
+        };
+        let target = Target {
+            endpoint: endpoint.parse().unwrap(),
+            topic_id: "t".into(),
+        };
+        let [id, key] = key.map(|text| Secret::new(text.to_owned()));
+        let credentials = Credentials {
+            id,
+            key,
+            token: None,
+        };
+        let body = Body {
+            bytes: Vec::new().into(),
+            compression: Compression::None,
+        };
+        let client = Client::new().unwrap();
+        let upload = client.send(Upload {
+            target: &target,
+            credentials: &credentials,
+            body: &body,
+            timeout: Duration::from_secs(10),
+            now_s: 1_700_000_000,
+        });
+        let serve = async {
+            let _open = serve.await;
+            std::future::pending::<Outcome>().await
+        };
+        // What is not sent ends before the server has anything to do.
+        tokio::select! {
+            outcome = serve => outcome,
+            outcome = upload => outcome,
+        }
+    }
+
+    fn answer(head: &str, body: &str) -> String {
+        format!(
+            "HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }
+
+    #[tokio::test]
+    async fn only_what_can_be_an_answer_of_cls_counts_as_one() {
+        let api_3 = r#"{"Response":{"Error":{"Code":"InvalidParameterValue","Message":"no"},"RequestId":"0"}}"#;
+        let page = "<html>\r\n\t<title>Sign\u{1b}[31m in</title></html>";
+        let refused = r#"{"errorcode":"InvalidContent","errormessage":"m"}"#;
+        let not_cls = "this is not CLS's upload address";
+        for (answer, expected, shown) in [
+            (
+                answer("200 OK\r\nx-cls-requestid: r", ""),
+                Disposition::Delivered,
+                None,
+            ),
+            (
+                answer("200 OK", ""),
+                Disposition::Hold,
+                Some(not_cls.to_owned()),
+            ),
+            (
+                answer("204 No Content\r\nServer: portal", ""),
+                Disposition::Hold,
+                Some(format!("{not_cls}, Server: portal")),
+            ),
+            (
+                answer("200 OK\r\nServer: nginx", page),
+                Disposition::Hold,
+                Some(format!(
+                    "{not_cls}, Server: nginx, its answer begins: <html> <title>Sign [31m in</title></html>"
+                )),
+            ),
+            (
+                answer("200 OK", api_3),
+                Disposition::Hold,
+                Some(format!("{not_cls}, its answer begins: {api_3}")),
+            ),
+            (
+                answer("200 OK\r\nx-cls-requestid: r", api_3),
+                Disposition::Hold,
+                Some(format!("{not_cls}, its answer begins: {api_3}")),
+            ),
+            (
+                answer("200 OK\r\nx-cls-requestid: r", refused),
+                Disposition::Hold,
+                None,
+            ),
+            (
+                answer("302 Found\r\nLocation: https://sign.in/?a", ""),
+                Disposition::Hold,
+                Some(format!("{not_cls}, Location: https://sign.in/?a")),
+            ),
+            (
+                answer("400 Bad\r\nx-cls-requestid: r", refused),
+                Disposition::Bisect,
+                None,
+            ),
+        ] {
+            let head = answer.lines().next().unwrap().to_owned();
+            let outcome = upload_to(answer, ["AKIDEXAMPLE", "SKEXAMPLE"]).await;
+            assert_eq!(disposition(&outcome), expected, "{head}: {outcome:?}");
+            let Outcome::Answer(answer) = outcome else {
+                panic!("{head}: {outcome:?}")
+            };
+            assert_eq!(answer.stranger.map(|it| it.to_string()), shown, "{head}");
+        }
+    }
+
+    /// What is decided does not depend on what is taken out of a text before it is shown.
+    #[tokio::test]
+    async fn a_short_key_hides_no_error_code() {
+        let refused = r#"{"errorcode":"InvalidContent","errormessage":"of i"}"#;
+        let refused = answer("400 Bad\r\nx-cls-requestid: r", refused);
+        let outcome = upload_to(refused, ["i", "key"]).await;
+        assert_eq!(disposition(&outcome), Disposition::Bisect, "{outcome:?}");
+        let Outcome::Answer(answer) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!(answer.message, "of [redacted]");
+        assert!(!answer.code.contains("Invalid"), "{}", answer.code);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_no_header_can_carry_is_not_sent() {
+        let outcome = upload_to(answer("200 OK", ""), ["i\nd", "key"]).await;
+        assert_eq!(disposition(&outcome), Disposition::Hold, "{outcome:?}");
+        assert!(matches!(outcome, Outcome::Unsendable(_)), "{outcome:?}");
+    }
 }

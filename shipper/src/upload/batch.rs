@@ -328,7 +328,7 @@ fn ended(outcome: &Outcome, body: &Body) -> Ended {
         (Disposition::Delivered, _) => Ended::Delivered {
             bytes: body.bytes.len(),
         },
-        (Disposition::Retry { .. }, Outcome::Answer(answer)) if answer.status == 429 => {
+        (Disposition::Retry { .. }, Outcome::Answer(answer)) if answer.is_over_quota() => {
             Ended::Overloaded
         }
         (Disposition::Retry { .. }, _) => Ended::Unavailable,

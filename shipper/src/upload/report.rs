@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tracing::{error, warn};
 
-use crate::cls::disposition::{Answer, Disposition, Outcome};
+use crate::cls::disposition::{Answer, Disposition, ErrorCode, Outcome};
 use crate::keys::store::CredentialRef;
 use crate::lane::queue::Lane;
 use crate::upload::letters::Reason;
@@ -24,7 +24,7 @@ pub(super) fn reason(lane: &Lane, outcome: Outcome, asked: Disposition) -> Reaso
             message: "no answer in time".into(),
             ..Answer::default()
         },
-        Outcome::Transport(message) => Answer {
+        Outcome::Transport(message) | Outcome::Unsendable(message) => Answer {
             message,
             ..Answer::default()
         },
@@ -76,15 +76,21 @@ pub(super) fn report(
 fn describe(outcome: &Outcome, now_s: u64) -> String {
     match outcome {
         Outcome::Timeout => "no answer in time".to_owned(),
-        Outcome::Transport(cause) => cause.clone(),
-        Outcome::Answer(answer) => format!(
-            "status {} {} {} (request id {}){}",
-            answer.status,
-            answer.code,
-            answer.message,
-            answer.request_id,
-            skew(answer, now_s)
-        ),
+        Outcome::Transport(cause) | Outcome::Unsendable(cause) => cause.clone(),
+        Outcome::Answer(answer) => {
+            let (status, skew) = (answer.status, skew(answer, now_s));
+            let said = format!("{} {}", answer.code, answer.message);
+            match &answer.stranger {
+                Some(stranger) => {
+                    let said = format!("status {status} {said}");
+                    format!("{}: {stranger}", said.trim_end())
+                }
+                None => format!(
+                    "status {status} {said} (request id {}){skew}",
+                    answer.request_id
+                ),
+            }
+        }
     }
 }
 
@@ -92,7 +98,7 @@ fn describe(outcome: &Outcome, now_s: u64) -> String {
 fn skew(answer: &Answer, now_s: u64) -> String {
     let Some(date_s) = answer
         .date_s
-        .filter(|_| answer.code == "AuthFailure.SignatureExpire")
+        .filter(|_| answer.error == ErrorCode::SignatureExpire)
     else {
         return String::new();
     };
@@ -118,9 +124,10 @@ mod tests {
                 status: 401,
                 code: code.to_owned(),
                 message: "m".into(),
+                error: ErrorCode::of(code),
                 request_id: "r".into(),
-                retry_after: None,
                 date_s: Some(1_000),
+                ..Answer::default()
             })
         };
         let check = |code, now_s, expected: &str| {

@@ -20,7 +20,7 @@ use crate::base::tasks::Tasks;
 use crate::cls::body::{Log, LogGroup, LogGroupList, Pair};
 use crate::cls::compress::Compression;
 use crate::cls::credentials::Credentials;
-use crate::cls::disposition::{Answer, Outcome};
+use crate::cls::disposition::{Answer, ErrorCode, Outcome};
 use crate::cls::request::{Target, Upload};
 use crate::config::{CredentialSource, Upload as Limits};
 use crate::keys::store::{CredentialRef, CredentialStore};
@@ -73,7 +73,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 fn status(status: u16, code: &str) -> Outcome {
     Outcome::Answer(Answer {
         status,
-        code: code.to_owned(),
+        error: ErrorCode::of(code),
         ..Answer::default()
     })
 }
