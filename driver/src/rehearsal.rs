@@ -271,6 +271,7 @@ impl<'r> Play<'r> {
             delivered_entries: count(),
             filtered_entries: count(),
             dead_lettered_entries: count(),
+            is_last: false,
         }
     }
 

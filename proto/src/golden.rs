@@ -28,7 +28,8 @@ struct Shape(&'static [(u64, &'static Shape)]);
 static LEAF: Shape = Shape(&[]);
 static CONTAINER: Shape = Shape(&[(7, &LEAF)]);
 static OPEN: Shape = Shape(&[(3, &CONTAINER), (4, &LEAF)]);
-static EVENT: Shape = Shape(&[(1, &OPEN), (2, &LEAF), (3, &LEAF), (4, &LEAF)]);
+static FINISH: Shape = Shape(&[(3, &STREAM_REPORT)]);
+static EVENT: Shape = Shape(&[(1, &OPEN), (2, &LEAF), (3, &LEAF), (4, &FINISH)]);
 static SHIP_REQUEST: Shape = Shape(&[(1, &EVENT)]);
 static SHIP_RESPONSE: Shape = Shape(&[(1, &LEAF), (2, &LEAF), (3, &LEAF), (4, &LEAF)]);
 static CHECK_REQUEST: Shape = Shape(&[(1, &CONTAINER), (2, &LEAF)]);
@@ -132,6 +133,20 @@ fn chunk() -> Chunk {
     }
 }
 
+fn stream_report() -> StreamReport {
+    StreamReport {
+        journal_id: "0123456789abcdef0123456789abcdef".into(),
+        container_id: "c".repeat(64),
+        container_name: "/web-1".into(),
+        received_entries: 10,
+        delivered_entries: 5,
+        filtered_entries: 1,
+        dead_lettered_entries: 1,
+        dropped_entries: HashMap::from([("journal_full".into(), 2)]),
+        buffered_bytes: 300,
+    }
+}
+
 #[test]
 fn requests() {
     let open = Open {
@@ -175,34 +190,30 @@ fn requests() {
         }
     }
     check("relay_ship_request_v2.bin", &SHIP_REQUEST, &request);
+    // Before a stream's end told its last counters.
+    for event in &mut request.events {
+        if let Some(Kind::Finish(finish)) = &mut event.kind {
+            finish.totals = Some(Box::new(stream_report()));
+        }
+    }
+    check("relay_ship_request_v3.bin", &SHIP_REQUEST, &request);
     let check_request = CheckRequest {
         container: Some(container()),
         log_opts: log_opts(),
         host: "host-1".into(),
     };
     check("relay_check_request_v1.bin", &CHECK_REQUEST, &check_request);
-    let stream = StreamReport {
-        journal_id: "0123456789abcdef0123456789abcdef".into(),
-        container_id: "c".repeat(64),
-        container_name: "/web-1".into(),
-        received_entries: 10,
-        delivered_entries: 5,
-        filtered_entries: 1,
-        dead_lettered_entries: 1,
-        dropped_entries: HashMap::from([("journal_full".into(), 2)]),
-        buffered_bytes: 300,
-    };
     let report = HostReport {
         host: "host-1".into(),
         version: "0.1.0".into(),
-        streams: vec![stream],
+        streams: vec![stream_report()],
     };
     check("relay_host_report_v1.bin", &HOST_REPORT, &report);
 }
 
 #[test]
 fn responses() {
-    let response = ShipResponse {
+    let mut response = ShipResponse {
         opened: vec![Opened {
             stream: 7,
             window_bytes: 65_536,
@@ -214,6 +225,7 @@ fn responses() {
             delivered_entries: 5,
             filtered_entries: 1,
             dead_lettered_entries: 1,
+            is_last: false,
         }],
         windows: vec![Window {
             stream: 7,
@@ -226,6 +238,11 @@ fn responses() {
         }],
     };
     check("relay_ship_response_v1.bin", &SHIP_RESPONSE, &response);
+    // Before shippers said how long lines may gather, and that a stream is over.
+    response.opened[0].hold_ms = Some(100);
+    response.windows[0].hold_ms = Some(0);
+    response.acks[0].is_last = true;
+    check("relay_ship_response_v2.bin", &SHIP_RESPONSE, &response);
     let response = CheckResponse {
         faults: vec!["a fault".into()],
         identity: "host-1".into(),

@@ -234,6 +234,7 @@ impl Call {
         self.until(|response| {
             for ack in response.acks.iter().filter(|ack| ack.stream == stream) {
                 total.offset = ack.offset;
+                total.is_last |= ack.is_last;
                 total.delivered_entries += ack.delivered_entries;
                 total.filtered_entries += ack.filtered_entries;
                 total.dead_lettered_entries += ack.dead_lettered_entries;
@@ -295,10 +296,21 @@ async fn entries_become_records_and_are_acknowledged_to_the_end() {
     let site = Site::start("").await;
     let mut call = site.call().await;
     let (entries, end) = chunk(1, 500, &["one", "two", ""]);
+    // As they were when the stream was opened, but for those received and dropped.
+    let totals = StreamReport {
+        journal_id: "of another".into(),
+        container_name: "/web".into(),
+        received_entries: 10,
+        delivered_entries: 4,
+        filtered_entries: 1,
+        dropped_entries: HashMap::from([("journal_full".into(), 2)]),
+        buffered_bytes: end - 500,
+        ..StreamReport::default()
+    };
     let finish = Kind::Finish(Finish {
         stream: 1,
         end_offset: end,
-        totals: None,
+        totals: Some(Box::new(totals)),
     });
     call.send(vec![open(1, 500, &[]), entries, finish]).await;
     let window = call
@@ -307,7 +319,16 @@ async fn entries_become_records_and_are_acknowledged_to_the_end() {
     assert!(window.unwrap() >= 32 << 10);
     let ack = call.acked_to(1, end).await.unwrap();
     assert_eq!((ack.offset, ack.delivered_entries), (end, 3));
+    assert!(ack.is_last);
     assert_eq!(site.contents(), ["one", "two", ""]);
+    // What the driver was told completes its counters, without a report.
+    reported(&site, "host-1", 1, 10).await;
+    let page = world::client::call(site.admin, "GET", "/api/ledger").await;
+    let lines: Vec<serde_json::Value> = serde_json::from_slice(&page.unwrap()).unwrap();
+    let counts = ["delivered", "filtered", "buffered", "buffered_bytes"];
+    let counts = counts.map(|name| lines[0][name].as_u64().unwrap());
+    assert_eq!(counts, [7, 1, 0, 0], "{lines:?}");
+    assert_eq!(lines[0]["journal_id"], format!("{:032x}", 1));
     // The stream is closed: its number can be used again.
     call.send(vec![open(1, end, &[])]).await;
     call.until(|response| response.opened.first().copied())

@@ -6,7 +6,7 @@ use proto::relay::event::Kind;
 use proto::relay::relay_server::{Relay, RelayServer};
 use proto::relay::{
     Ack, CheckRequest, CheckResponse, HostReport, LogEntry, Open, Opened, Refused, ReportAck,
-    ShipRequest, ShipResponse,
+    ShipRequest, ShipResponse, StreamReport,
 };
 use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeMap;
@@ -35,6 +35,8 @@ pub struct Log {
     pub bytes: Vec<u8>,
     pub holes: Vec<proto::relay::Hole>,
     pub finished: Option<u64>,
+    /// The counters that came with the end.
+    pub totals: Option<StreamReport>,
     pub acked: u64,
     /// Bytes that were sent more than once.
     pub repeated_bytes: u64,
@@ -326,6 +328,10 @@ fn take(state: &mut State, call: &mut Streams, request: ShipRequest) -> ShipResp
                 let log = state.logs.get_mut(journal_id).unwrap();
                 log.finished = Some(finish.end_offset);
                 ack(&state.behaviour, log, finish.stream, *at, 0, &mut response);
+                if let Some(ack) = response.acks.last_mut().filter(|_| state.behaviour.acks) {
+                    ack.is_last = true;
+                }
+                log.totals = finish.totals.map(|totals| *totals);
             }
         }
     }

@@ -26,6 +26,7 @@ use crate::call::stream::OpenStream;
 use crate::keys::store::CredentialRef;
 use crate::lane::outbox::Outbox;
 use crate::lane::queue::{Lane, Stream, new_context_id};
+use crate::lane::receipts::Progress;
 use crate::lane::window::Window;
 use crate::record::{Formatter, Origin};
 use crate::rules::tenant::Host;
@@ -103,8 +104,8 @@ impl Session {
     pub(crate) async fn next(&mut self) -> Option<Result<ShipResponse, Status>> {
         loop {
             self.refuse_abandoned();
-            if let Some(response) = self.outbox.take() {
-                self.follow(&response);
+            if let Some(mut response) = self.outbox.take() {
+                self.follow(&mut response);
                 return Some(Ok(response));
             }
             let phase = *self.phase.borrow_and_update();
@@ -213,7 +214,7 @@ impl Session {
                 Some(Kind::Open(open)) => self.open(*open)?,
                 Some(Kind::Chunk(chunk)) => self.chunk(&chunk, now, &mut touched)?,
                 Some(Kind::Hole(hole)) => self.hole(&hole, now, &mut touched)?,
-                Some(Kind::Finish(finish)) => self.finish(&finish, now, &mut touched)?,
+                Some(Kind::Finish(finish)) => self.finish(finish, now, &mut touched)?,
             }
         }
         self.looks = (self.looks + LOOKS_PER_REQUEST).min(STREAMS_PER_CALL_MAX);
@@ -292,10 +293,13 @@ impl Session {
             resume_offset = open.resume_offset,
             "stream opened"
         );
+        self.shared
+            .ledger
+            .reopen(self.host.tenant(), &open.journal_id);
         let stream = Arc::new(Stream::new(
             open.stream,
             new_context_id(),
-            open.host,
+            open.host.clone(),
             formatter.log_tags().to_vec(),
             Arc::clone(&self.outbox),
         ));
@@ -312,6 +316,10 @@ impl Session {
             has_more: false,
             flush_from: None,
             end_offset: None,
+            journal_id: open.journal_id,
+            host: open.host,
+            acked: Progress::default(),
+            totals: None,
             allowance,
             _permit: permit,
         })
@@ -383,7 +391,7 @@ impl Session {
         Ok(())
     }
 
-    fn finish(&mut self, finish: &Finish, now: Instant, touched: &mut Lanes) -> Result<(), Status> {
+    fn finish(&mut self, finish: Finish, now: Instant, touched: &mut Lanes) -> Result<(), Status> {
         let Some(stream) = self.streams.get_mut(&finish.stream) else {
             return Ok(());
         };
@@ -391,22 +399,30 @@ impl Session {
         let mut out = RunBuilder::new(&self.shared, now, &self.host_clock, 0);
         stream.formatter.finish(out.host_now, &mut out.records);
         stream.end_offset = Some(finish.end_offset);
+        stream.totals = finish.totals;
         stream.send(&mut out);
         touched.add(&stream.lane);
         Ok(())
     }
 
-    /// Keeps windows and streams in step with what the driver is about to be told.
-    fn follow(&mut self, response: &ShipResponse) {
-        for ack in &response.acks {
+    /// Keeps windows and streams in step with what the driver is about to be told, and tells it which
+    /// streams are over.
+    fn follow(&mut self, response: &mut ShipResponse) {
+        for ack in &mut response.acks {
             let Some(stream) = self.streams.get_mut(&ack.stream) else {
                 continue;
             };
             stream.acked_offset = stream.acked_offset.max(ack.offset);
+            stream.acked.extend(ack.into());
             if let Some(window_bytes) = stream.window.acknowledge(ack.offset) {
                 self.outbox.resize(ack.stream, window_bytes);
             }
             if stream.end_offset.is_some_and(|end| ack.offset >= end) {
+                ack.is_last = true;
+                if let Some(counters) = stream.last_counters() {
+                    let ledger = &self.shared.ledger;
+                    ledger.finish(self.host.tenant(), &stream.host, counters);
+                }
                 self.close(ack.stream);
             } else {
                 self.note_rest(ack.stream);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::frame::{self, Decoded, EntryView, Source};
-use proto::relay::Chunk;
+use proto::relay::{Chunk, StreamReport};
 use tokio::time::Instant;
 use tonic::Status;
 use tracing::warn;
@@ -44,6 +44,12 @@ pub(super) struct OpenStream {
     /// Nothing is flushed for its age before this time of the host.
     pub(super) flush_from: Option<Instant>,
     pub(super) end_offset: Option<u64>,
+    pub(super) journal_id: String,
+    pub(super) host: String,
+    /// What the driver has been told is settled, in this call.
+    pub(super) acked: Progress,
+    /// The driver's last counters, but for that.
+    pub(super) totals: Option<Box<StreamReport>>,
     /// That of its host, if it has a limit.
     pub(super) allowance: Option<Allowance>,
     pub(super) _permit: StreamPermit,
@@ -108,6 +114,23 @@ impl OpenStream {
     /// acknowledgement will not open it.
     pub(super) fn is_stuck(&self) -> bool {
         self.has_more && self.window.is_full() && self.settled_offset == self.acked_offset
+    }
+
+    /// Takes out the stream's last counters, with what was acknowledged in this call. They are of the
+    /// journal that was opened, whatever they say.
+    pub(super) fn last_counters(&mut self) -> Option<StreamReport> {
+        let totals = self.totals.take()?;
+        let acked = &self.acked;
+        // A host may report anything.
+        let add = u64::saturating_add;
+        Some(StreamReport {
+            journal_id: std::mem::take(&mut self.journal_id),
+            delivered_entries: add(totals.delivered_entries, acked.delivered_entries),
+            filtered_entries: add(totals.filtered_entries, acked.filtered_entries),
+            dead_lettered_entries: add(totals.dead_lettered_entries, acked.dead_lettered_entries),
+            buffered_bytes: 0,
+            ..*totals
+        })
     }
 
     pub(super) fn push(&mut self, entry: &[u8], frame_bytes: usize, out: &mut RunBuilder<'_>) {

@@ -18,7 +18,7 @@ const REFUSED_MAX: usize = 256;
 
 const _: () = assert!(
     // Numbers take at most 11 bytes with their keys, and an acknowledgement has five.
-    STREAMS_MAX * (24 + 58 + 24) + REFUSED_MAX * (REASON_BYTES_MAX + 24) < RESPONSE_BYTES_MAX,
+    STREAMS_MAX * (24 + 60 + 24) + REFUSED_MAX * (REASON_BYTES_MAX + 24) < RESPONSE_BYTES_MAX,
     "a message must be one that drivers take"
 );
 
@@ -145,6 +145,8 @@ fn ack(stream: u32, progress: Progress) -> Ack {
         delivered_entries: progress.delivered_entries,
         filtered_entries: progress.filtered_entries,
         dead_lettered_entries: progress.dead_lettered_entries,
+        // The call knows.
+        is_last: false,
     }
 }
 

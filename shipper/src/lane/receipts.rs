@@ -10,6 +10,8 @@
 
 use std::collections::VecDeque;
 
+use proto::relay::Ack;
+
 /// How far a stream got, and what became of the entries since the mark before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
@@ -30,6 +32,17 @@ impl Progress {
         self.delivered_entries += next.delivered_entries;
         self.filtered_entries += next.filtered_entries;
         self.dead_lettered_entries += next.dead_lettered_entries;
+    }
+}
+
+impl From<&mut Ack> for Progress {
+    fn from(ack: &mut Ack) -> Self {
+        Self {
+            offset: ack.offset,
+            delivered_entries: ack.delivered_entries,
+            filtered_entries: ack.filtered_entries,
+            dead_lettered_entries: ack.dead_lettered_entries,
+        }
     }
 }
 

@@ -5,8 +5,10 @@
 //! both processes; here stands each host's last report. What a stream received and has not settled
 //! is buffered.
 //!
-//! A driver tells of a stream that is over once, or not at all if it was killed just then: a stream
-//! that a host reports no more stays with what was last said of it, until newer ones push it out.
+//! A stream's end brings its last counters, and they are complete with its last acknowledgement
+//! ([`Ledger::finish`]): reports that were on their way then change nothing. A stream that a host reports
+//! no more, and that did not end here, stays with what was last said of it. Either goes when newer ones
+//! push it out.
 //!
 //! A host may report anything, under as many names as its tenant has. So all that is kept has a
 //! bound, and each tenant one of its own: whoever reaches it keeps nobody else out. What finds no
@@ -26,8 +28,7 @@ const TENANT_HOSTS_MAX: usize = 10_000;
 /// Streams of a tenant's hosts that are kept.
 const TENANT_STREAMS_MAX: usize = 100_000;
 
-/// Streams of one report that are kept: as many as a call has, and as many of those that are over
-/// as a driver remembers.
+/// Streams of one report that are kept: as many as a call has, and some that wait for their turn.
 const REPORT_STREAMS_MAX: usize = STREAMS_PER_CALL_MAX + 1_024;
 
 /// Streams of a tenant that are kept although no host reports them any more.
@@ -106,13 +107,16 @@ impl Ledger {
     /// over. Returns how many of its streams found no place.
     pub fn put(&self, tenant: &str, report: HostReport) -> usize {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let HostReport { host, streams, .. } = report;
+        let HostReport {
+            host, mut streams, ..
+        } = report;
         let last = inner.take(&host);
         let share = inner.tenants.entry(tenant.to_owned()).or_default();
+        streams.retain(|stream| !share.over.is_complete(&stream.journal_id));
         let is_reported: HashSet<&str> = ids(&streams).collect();
         for stream in last.into_iter().flatten() {
             if !is_reported.contains(stream.journal_id.as_str()) {
-                share.over.push(&host, stream);
+                share.over.push(&host, stream, false);
             }
         }
         for id in is_reported {
@@ -131,6 +135,33 @@ impl Ledger {
         let tenant = tenant.to_owned();
         inner.hosts.insert(host, Reported { tenant, streams });
         homeless_count
+    }
+
+    /// Takes the last counters of a stream of which everything is acknowledged. What its host still
+    /// reports of it is older.
+    pub fn finish(&self, tenant: &str, host: &str, stream: StreamReport) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = bounded(stream);
+        let reported = inner.hosts.get_mut(host);
+        let reported = reported.filter(|reported| reported.tenant == tenant);
+        let mut gone_count = 0;
+        if let Some(Reported { streams, .. }) = reported {
+            gone_count = streams.len();
+            streams.retain(|other| other.journal_id != stream.journal_id);
+            gone_count -= streams.len();
+        }
+        let share = inner.tenants.entry(tenant.to_owned()).or_default();
+        share.stream_count -= gone_count;
+        share.over.push(host, stream, true);
+    }
+
+    /// Learns that a stream is open: if it was over, its last acknowledgement has not reached its driver,
+    /// whose reports count again.
+    pub fn reopen(&self, tenant: &str, journal_id: &str) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = inner.tenants.get_mut(tenant) {
+            share.over.reopen(journal_id);
+        }
     }
 
     /// Returns one line per stream, by host and container name.
@@ -200,16 +231,27 @@ fn ids(streams: &[StreamReport]) -> impl Iterator<Item = &str> {
 /// Streams that are over.
 #[derive(Debug, Default)]
 struct Over {
-    /// By journal id: the host, what was last said, and a number that rises with time.
-    streams: HashMap<String, (String, StreamReport, u64)>,
+    /// By journal id.
+    streams: HashMap<String, OverStream>,
     /// Journal ids by that number.
     by_age: BTreeMap<u64, String>,
     next: u64,
 }
 
+#[derive(Debug)]
+struct OverStream {
+    host: String,
+    /// What was last said.
+    report: StreamReport,
+    /// Rises with time.
+    age: u64,
+    /// These are its last counters: no report is newer.
+    is_complete: bool,
+}
+
 impl Over {
-    fn push(&mut self, host: &str, stream: StreamReport) {
-        let id = stream.journal_id.clone();
+    fn push(&mut self, host: &str, report: StreamReport, is_complete: bool) {
+        let id = report.journal_id.clone();
         self.remove(&id);
         if self.streams.len() >= OVER_MAX
             && let Some((_, oldest)) = self.by_age.pop_first()
@@ -217,20 +259,35 @@ impl Over {
             self.streams.remove(&oldest);
         }
         self.by_age.insert(self.next, id.clone());
-        self.streams
-            .insert(id, (host.to_owned(), stream, self.next));
+        let stream = OverStream {
+            host: host.to_owned(),
+            report,
+            age: self.next,
+            is_complete,
+        };
+        self.streams.insert(id, stream);
         self.next += 1;
     }
 
+    fn is_complete(&self, id: &str) -> bool {
+        self.streams.get(id).is_some_and(|over| over.is_complete)
+    }
+
+    fn reopen(&mut self, id: &str) {
+        if let Some(over) = self.streams.get_mut(id) {
+            over.is_complete = false;
+        }
+    }
+
     fn remove(&mut self, id: &str) {
-        if let Some((_, _, age)) = self.streams.remove(id) {
-            self.by_age.remove(&age);
+        if let Some(over) = self.streams.remove(id) {
+            self.by_age.remove(&over.age);
         }
     }
 
     fn lines(&self) -> impl Iterator<Item = Line> {
         let streams = self.streams.values();
-        streams.map(|(host, stream, _)| Line::new(host, stream))
+        streams.map(|over| Line::new(&over.host, &over.report))
     }
 }
 
@@ -379,6 +436,29 @@ mod tests {
         ledger.put("t", report_of("a", "j1", 9));
         let all = [("j1", 9), ("j2", 6), ("j3", 7)].map(|(id, count)| (id.to_owned(), count));
         assert_eq!(received(&ledger), all);
+    }
+
+    /// Reports travel apart: one that left before the stream's last acknowledgement may come behind it.
+    #[test]
+    fn a_stream_that_has_ended_is_complete_whatever_report_comes_late() {
+        let ledger = Ledger::default();
+        ledger.put("t", report_of("a", "j1", 5));
+        let last = report_of("a", "j1", 9).streams.remove(0);
+        ledger.finish("t", "a", last.clone());
+        let ended = [("j1".to_owned(), 9)];
+        assert_eq!(received(&ledger), ended);
+        ledger.put("t", report_of("a", "j1", 5));
+        assert_eq!(received(&ledger), ended);
+        ledger.put("t", many("a", 0, 0));
+        assert_eq!(received(&ledger), ended);
+        // Opened again: the driver has not learned of its end.
+        ledger.reopen("t", "j1");
+        ledger.put("t", report_of("a", "j1", 7));
+        assert_eq!(received(&ledger), [("j1".to_owned(), 7)]);
+        ledger.finish("t", "a", last);
+        assert_eq!(received(&ledger), ended);
+        let inner = ledger.inner.lock().unwrap();
+        assert_eq!(inner.tenants["t"].stream_count, 0);
     }
 
     #[test]
