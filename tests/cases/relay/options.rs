@@ -1,0 +1,93 @@
+//! Log options that are refused, with every fault, and disturb no other stream.
+
+use super::call::{chunk, open};
+use super::site::Site;
+use proto::relay::CheckRequest;
+use proto::relay::relay_client::RelayClient;
+use std::collections::HashMap;
+use std::time::Duration;
+
+#[tokio::test]
+async fn bad_options_are_refused_with_all_faults_and_disturb_no_other_stream() {
+    let (site, mut call) = Site::with_call().await;
+    let bad = [
+        ("timeout", "soon"),
+        ("colour", "red"),
+        ("credentials", "prod"),
+    ];
+    let (entries, end) = chunk(2, 0, &["fine"]);
+    call.send(vec![
+        open(1, 0, &bad),
+        chunk(1, 0, &["lost?"]).0,
+        open(2, 0, &[]),
+        entries,
+    ])
+    .await;
+    let (mut refused, mut acked) = (None, 0);
+    call.until(|response| {
+        refused = refused.take().or_else(|| response.refused.first().cloned());
+        acked = response
+            .acks
+            .iter()
+            .map(|ack| ack.offset)
+            .fold(acked, u64::max);
+        (refused.is_some() && acked >= end).then_some(())
+    })
+    .await
+    .unwrap();
+    let reason = refused.unwrap().reason;
+    for part in ["timeout", "soon", "colour"] {
+        assert!(reason.contains(part), "{part}: {reason}");
+    }
+    assert_eq!(site.contents(), ["fine"]);
+    let mut client = RelayClient::new(site.channel().await);
+    let log_opts = bad
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
+    let check = CheckRequest {
+        log_opts,
+        ..CheckRequest::default()
+    };
+    assert!(client.check(check).await.unwrap().into_inner().faults.len() >= 2);
+    let good = client
+        .check(CheckRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(good.faults, Vec::<String>::new());
+}
+
+/// Whoever can start a container must not have the operator's keys sent to a server of their own.
+#[tokio::test]
+async fn keys_of_the_shipper_go_nowhere_but_to_the_hosts_that_they_are_for() {
+    let site = Site::start("").await;
+    let own_server = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let endpoint = format!("http://{}", own_server.local_addr().unwrap());
+    let rule = format!(
+        "log-opt endpoint={endpoint}: credentials \"default\" may not be used at host 127.0.0.2, \
+         allowed: *.cls.tencentcs.com, *.cls.tencentyun.com, 127.0.0.1 \
+         ([credentials.default] endpoints)"
+    );
+    let elsewhere = ("endpoint", endpoint.as_str());
+    let mut client = RelayClient::new(site.channel().await);
+    let request = CheckRequest {
+        host: "host-1".into(),
+        log_opts: HashMap::from([("endpoint".into(), endpoint.clone())]),
+        ..CheckRequest::default()
+    };
+    let answer = client.check(request).await.unwrap().into_inner();
+    assert_eq!(answer.faults, [rule.as_str()]);
+    let mut call = site.call().await;
+    call.send(vec![open(1, 0, &[elsewhere]), chunk(1, 0, &["secret"]).0])
+        .await;
+    assert_eq!(call.refused().await, rule);
+
+    // A container's own keys go where it says.
+    let own_keys = [elsewhere, ("secret_id", "i"), ("secret_key", "k")];
+    call.send(vec![open(2, 0, &own_keys), chunk(2, 0, &["own"]).0])
+        .await;
+    let came = tokio::time::timeout(Duration::from_secs(20), own_server.accept());
+    came.await
+        .expect("an upload to the container's server")
+        .unwrap();
+}
