@@ -53,8 +53,8 @@ async fn wait_for_lines(scene: &Scene, line_count: u64) -> Vec<Record> {
     records
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_plugin_loses_nothing() {
+#[test]
+fn a_killed_plugin_loses_nothing() {
     const KILLS: usize = 5;
     const LINES: u64 = 60_000;
     full_scene(async |scene| {
@@ -67,8 +67,7 @@ async fn a_killed_plugin_loses_nothing() {
         let records = wait_for_lines(scene, LINES).await;
         assert_at_least_once(&records, LINES);
         assert_eq!(scene.docker(["wait", "box"]).await, "0");
-    })
-    .await;
+    });
 }
 
 /// Kills the plugin's process and waits for the one that the engine starts in its place.
@@ -85,8 +84,8 @@ pub(crate) async fn kill_plugin(scene: &Scene) {
         .unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_shipper_loses_nothing() {
+#[test]
+fn a_killed_shipper_loses_nothing() {
     const KILLS: usize = 5;
     const LINES: u64 = 60_000;
     full_scene(async |scene| {
@@ -99,12 +98,11 @@ async fn a_killed_shipper_loses_nothing() {
         }
         let records = wait_for_lines(scene, LINES).await;
         assert_at_least_once(&records, LINES);
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_shipper_containers_start_and_stop_as_with_json_file() {
+#[test]
+fn without_a_shipper_containers_start_and_stop_as_with_json_file() {
     const RUNS: usize = 5;
     /// What one start or stop may take longer: scheduling of a busy machine, not a time-out.
     const SLACK: Duration = Duration::from_millis(500);
@@ -128,8 +126,7 @@ async fn without_a_shipper_containers_start_and_stop_as_with_json_file() {
         scene.start_shipper().await;
         let records = scene.wait_for_records(RUNS * 1_000).await;
         assert_eq!(records.len(), RUNS * 1_000);
-    })
-    .await;
+    });
 }
 
 /// Returns how long it takes to start a container that writes 1,000 lines, and to stop it.

@@ -15,8 +15,8 @@ fn lines(range: std::ops::Range<u64>) -> Vec<String> {
     range.map(|number| PLAIN.line(number)).collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_kind_of_line_is_one_record() {
+#[test]
+fn every_kind_of_line_is_one_record() {
     full_scene(async |scene| {
         demo_lines_arrive(scene).await;
         scene.forget().await;
@@ -25,8 +25,7 @@ async fn every_kind_of_line_is_one_record() {
         times_are_dockers(scene).await;
         scene.forget().await;
         odd_ends_arrive(scene).await;
-    })
-    .await;
+    });
 }
 
 /// Plain, JSON, stderr, UTF-8, and 100 KiB that the engine cuts into pieces.
@@ -101,8 +100,8 @@ async fn odd_ends_arrive(scene: &Scene) {
     assert_eq!(contents(&records), lines(0..3));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_lines_of_many_containers_arrive_once_and_in_order() {
+#[test]
+fn many_lines_of_many_containers_arrive_once_and_in_order() {
     const CONTAINERS: usize = 4;
     const LINES: u64 = 50_000;
     full_scene(async |scene| {
@@ -129,12 +128,11 @@ async fn many_lines_of_many_containers_arrive_once_and_in_order() {
         }
         let violations = scene.standin.violations();
         assert!(violations.is_empty(), "{violations:?}");
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn containers_of_compose_log_through_the_plugin() {
+#[test]
+fn containers_of_compose_log_through_the_plugin() {
     full_scene(async |scene| {
         let file = scene.engine.folder().join("docker-compose.yml");
         let compose = json!({
@@ -160,12 +158,11 @@ async fn containers_of_compose_log_through_the_plugin() {
             assert_eq!(record.tag("team"), Some("blue"));
             assert_eq!(record.tag("com.docker.compose.service"), Some("web"));
         }
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_engines_default_driver_may_be_the_plugin() {
+#[test]
+fn the_engines_default_driver_may_be_the_plugin() {
     full_scene(async |scene| {
         let daemon = json!({
             "log-driver": PLUGIN,
@@ -206,6 +203,5 @@ async fn the_engines_default_driver_may_be_the_plugin() {
         let records = scene.wait_for_records(1).await;
         assert_eq!(records.len(), 1);
         assert_eq!(records[0].tag("tag"), Some("own"));
-    })
-    .await;
+    });
 }

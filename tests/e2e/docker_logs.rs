@@ -11,8 +11,8 @@ use world::processes::wait_until;
 const PLAIN: Shape = Shape::Plain { bytes: 64 };
 const DEADLINE: Duration = Duration::from_secs(20);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn docker_logs_works_while_a_container_runs_and_after() {
+#[test]
+fn docker_logs_works_while_a_container_runs_and_after() {
     full_scene(async |scene| {
         scene
             .run("box", &["-d"], &["--lines", "30", "--rate", "20", "--hold"])
@@ -28,8 +28,7 @@ async fn docker_logs_works_while_a_container_runs_and_after() {
         since_and_until_are_honoured(scene, &expected).await;
         // Reading is no writing: nothing of it reached CLS again.
         assert_eq!(scene.wait_for_records(30).await.len(), 30);
-    })
-    .await;
+    });
 }
 
 /// Starts following in the middle, stops the container at the end: `docker logs -f` must end too.
@@ -73,8 +72,8 @@ async fn since_and_until_are_honoured(scene: &Scene, expected: &[String]) {
     assert_eq!(until.lines().last(), Some(expected[10].as_str()));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn docker_logs_outlives_the_plugin_process() {
+#[test]
+fn docker_logs_outlives_the_plugin_process() {
     full_scene(async |scene| {
         scene
             .run("box", &["-d"], &["--lines", "10", "--hold"])
@@ -87,6 +86,5 @@ async fn docker_logs_outlives_the_plugin_process() {
         wait_until("the container can be removed", DEADLINE, gone)
             .await
             .unwrap();
-    })
-    .await;
+    });
 }

@@ -2,11 +2,13 @@
 //! data, sockets and pid files, so that a test may kill and restart them and no other engine on the
 //! machine notices.
 //!
-//! Everything lives in one folder, `/var/tmp/cls-e2e-<pid>-<n>`, but for sockets that a plugin is to
-//! see: those are in a folder of the same name in `/run`, which a plugin has as `/host/run`. At the end all processes that
-//! belong to the folder are killed, all mounts in it undone, and only then is it removed: a mount
-//! that stays would take the host's own files along. What an earlier run left because it was killed
-//! itself is cleared away at the next start, which is why the folder's name has the owner's pid.
+//! Everything lives in one folder, `/var/tmp/cls-e2e-<pid>-<n>`. The engine has a mount namespace of
+//! its own, in which the folder's `run` is `/run`: plugins' sockets, shims' sockets and whatever else
+//! engines put there whatever they are told stays in the folder, and all mounts are gone with the
+//! last process. The network is that of the test, a namespace as well (`crate::net`). At the end all
+//! processes that belong to the folder are killed, and then it is removed. What an earlier run left
+//! because it was killed itself is cleared away at the next start, which is why the folder's name has
+//! the owner's pid.
 
 use anyhow::{Context as _, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -23,6 +25,8 @@ const PREFIX: &str = "cls-e2e-";
 /// The engine ends its containers and plugins when it is asked to end; it gives them 15 s.
 const STOP_DEADLINE: Duration = Duration::from_secs(40);
 const START_DEADLINE: Duration = Duration::from_secs(60);
+/// Makes a folder `/run`, and becomes containerd.
+const START_CONTAINERD: &str = r#"mount --bind "$1" /run && exec containerd --config "$2""#;
 /// No command of a test takes longer, unless the engine hangs.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(90);
 
@@ -89,7 +93,7 @@ impl Engine {
     pub(crate) async fn start_dockerd(&mut self, daemon: &Value) -> anyhow::Result<()> {
         let config = self.folder.join("daemon.json");
         fs::write(&config, daemon.to_string())?;
-        let mut command = Command::new("dockerd");
+        let mut command = self.inside("dockerd");
         let path = |name: &str| self.folder.join(name);
         command
             .arg("--config-file")
@@ -104,8 +108,8 @@ impl Engine {
             .arg(self.host())
             .arg("--containerd")
             .arg(path("containerd.sock"))
-            // No network of its own: the host's interfaces and its packet filter stay untouched.
-            .args(["--bridge=none", "--iptables=false"])
+            // Containers need no network, and engines that may touch the packet filter do.
+            .args(["--bridge=none", "--iptables=false", "--ip6tables=false"])
             .args(&self.flags);
         let mut dockerd = Process::start("dockerd", command, &self.folder)?;
         let answers = async || self.try_docker(["version"]).await.is_ok();
@@ -165,9 +169,23 @@ impl Engine {
         &self.folder
     }
 
-    /// Returns the folder for sockets that the plugin sees below `/host`.
+    /// Returns the folder that is `/run` for the engine, and `/host/run` for the plugin.
     pub(crate) fn run_folder(&self) -> PathBuf {
         run_folder(&self.folder)
+    }
+
+    /// Returns a command that runs a program where the engine is: with its mounts.
+    pub(crate) fn inside(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        let mounts = proc(self.containerd.pid()).join("ns/mnt");
+        command.arg(format!("--mount={}", mounts.display()));
+        command.args(["--", program]);
+        command
+    }
+
+    /// Returns the root folder as the engine sees it.
+    pub(crate) fn root(&self) -> PathBuf {
+        proc(self.containerd.pid()).join("root")
     }
 
     /// Returns a command that, if it speaks to an engine, speaks to this one.
@@ -284,11 +302,11 @@ fn new_folder() -> anyhow::Result<PathBuf> {
 }
 
 fn run_folder(folder: &Path) -> PathBuf {
-    Path::new("/run").join(folder.file_name().unwrap_or_default())
+    folder.join("run")
 }
 
-/// Starts a containerd of its own. dockerd would otherwise share the machine's, if there is one,
-/// and with it the names of containers and plugins.
+/// Starts a containerd of its own, in a mount namespace of its own. dockerd would otherwise share the
+/// machine's, if there is one, and with it the names of containers and plugins.
 async fn start_containerd(folder: &Path) -> anyhow::Result<Process> {
     let socket = folder.join("containerd.sock");
     let config = folder.join("containerd.toml");
@@ -308,8 +326,11 @@ address = "{socket}.ttrpc"
         socket = socket.display(),
     );
     fs::write(&config, text)?;
-    let mut command = Command::new("containerd");
-    command.arg("--config").arg(config);
+    let mut command = Command::new("unshare");
+    // What is mounted outside later is seen inside, and nothing the other way round.
+    command.args(["--mount", "--propagation=slave", "--", "sh", "-ec"]);
+    command.args([START_CONTAINERD, "sh"]);
+    command.arg(run_folder(folder)).arg(config);
     let mut containerd = Process::start("containerd", command, folder)?;
     let answers = async || tokio::net::UnixStream::connect(&socket).await.is_ok();
     containerd.wait_ready(answers).await?;
@@ -331,7 +352,7 @@ fn clear_leftovers() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Kills what belongs to the folder, undoes its mounts, removes it.
+/// Kills what belongs to the folder, and removes it.
 fn clear(folder: &Path) -> anyhow::Result<()> {
     // Shims are known by the address they were given, and what they started by its mounts.
     for pid in serving_processes(folder)
@@ -341,28 +362,13 @@ fn clear(folder: &Path) -> anyhow::Result<()> {
         // It may have ended meanwhile.
         kill_process(pid, Signal::KILL).ok();
     }
-    let mut mounts = mounts_below(folder)?;
-    // The deepest first.
-    mounts.sort_by_key(|mount| std::cmp::Reverse(mount.len()));
-    for mount in mounts {
-        Command::new("umount").args(["--lazy", &mount]).status()?;
-    }
-    let left = mounts_below(folder)?;
-    ensure!(left.is_empty(), "still mounted: {left:?}");
+    // Nothing is mounted in it that this process sees; if there were, it would be the host's own.
     let status = Command::new("rm")
         .args(["--recursive", "--force", "--one-file-system", "--"])
-        .args([folder, &run_folder(folder)])
+        .arg(folder)
         .status()?;
     ensure!(status.success(), "removing {}: {status}", folder.display());
     Ok(())
-}
-
-fn mounts_below(folder: &Path) -> anyhow::Result<Vec<String>> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    // The fifth field is the place; ours have no blanks, which would be escaped.
-    let places = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-    let places = places.filter(|place| Path::new(place).starts_with(folder));
-    Ok(places.map(str::to_owned).collect())
 }
 
 fn proc(pid: Pid) -> PathBuf {
@@ -391,7 +397,7 @@ fn serving_processes(folder: &Path) -> Vec<Pid> {
 /// see what is mounted below it: what runs in a network namespace has a copy of this one's mounts.
 fn isolated_processes(folder: &Path) -> Vec<Pid> {
     let own = fs::read_link("/proc/self/ns/mnt").ok();
-    let folder = folder.display().to_string();
+    let folder = format!("{}/", folder.display());
     let is_root_of_it =
         |mount: &str| mount.split(' ').nth(4) == Some("/") && mount.contains(&folder);
     let is_isolated = |pid: &Pid| {

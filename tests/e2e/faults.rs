@@ -8,7 +8,6 @@ use crate::told::Told;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixListener;
@@ -119,8 +118,8 @@ async fn pose(listener: UnixListener, impostor: Impostor) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shipper_or_cls_in_trouble_slows_no_command() {
+#[test]
+fn a_shipper_or_cls_in_trouble_slows_no_command() {
     scene(&[], async |scene| {
         scene.install_plugin(&[]).await;
         let lives = Lives::new(scene);
@@ -153,13 +152,12 @@ async fn a_shipper_or_cls_in_trouble_slows_no_command() {
         scene.standin.clear_faults();
         let report = lives.plugin.settle(scene).await;
         assert!(report.is_at_least_once(), "{report}");
-    })
-    .await;
+    });
 }
 
 /// The engine finds the driver gone, and repeats its call a second later.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_driver_that_was_just_killed_slows_commands_by_the_engines_own_pause() {
+#[test]
+fn a_driver_that_was_just_killed_slows_commands_by_the_engines_own_pause() {
     /// The engine's pause, and what the same command may take longer otherwise.
     const ADDED_BY_KILL_MAX: Duration = Duration::from_secs(1 + 1);
     full_scene(async |scene| {
@@ -179,12 +177,11 @@ async fn a_driver_that_was_just_killed_slows_commands_by_the_engines_own_pause()
         }
         let report = lives.plugin.settle(scene).await;
         assert!(report.is_at_least_once(), "{report}");
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frozen_driver_holds_up_only_its_own_containers() {
+#[test]
+fn a_frozen_driver_holds_up_only_its_own_containers() {
     const FROZEN: Duration = Duration::from_secs(3);
     full_scene(async |scene| {
         let trickle = ["--rate", "500", "--lines", "1000000"];
@@ -217,12 +214,11 @@ async fn a_frozen_driver_holds_up_only_its_own_containers() {
         // Nothing is wedged.
         lives.life(PLUGIN, "after", nothing).await;
         scene.docker(["rm", "-f", "stopped", "writes-on"]).await;
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shipper_is_replaced_under_load_without_a_duplicate() {
+#[test]
+fn a_shipper_is_replaced_under_load_without_a_duplicate() {
     const LINES: u64 = 30_000;
     const REPLACEMENTS: u64 = 3;
     full_scene(async |scene| {
@@ -241,12 +237,11 @@ async fn a_shipper_is_replaced_under_load_without_a_duplicate() {
             .await;
         assert_at_least_once(&records, LINES);
         assert_eq!(records.len() as u64, LINES, "duplicates");
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_driver_stops_at_once_and_containers_do_so_with_a_full_journal() {
+#[test]
+fn a_driver_stops_at_once_and_containers_do_so_with_a_full_journal() {
     const LINES: u64 = 20_000;
     /// After 10 s the engine would kill it.
     const DISABLE_MAX: Duration = Duration::from_secs(5);
@@ -287,8 +282,7 @@ async fn a_driver_stops_at_once_and_containers_do_so_with_a_full_journal() {
         wait_until("all lines of the box arrive once", DEADLINE, are_there)
             .await
             .unwrap();
-    })
-    .await;
+    });
 }
 
 /// Returns whether a container waits for room in the pipe to which it writes.
@@ -305,8 +299,8 @@ fn is_blocked(scene: &Scene) -> bool {
 }
 
 /// The state folder is a disk of its own, which is full while containers come and go.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_stops_no_container() {
+#[test]
+fn a_full_disk_stops_no_container() {
     /// Of 8 MiB, more than the journals in memory hold.
     const LINES: u64 = 120_000;
     scene(&[], async |scene| {
@@ -316,9 +310,10 @@ async fn a_full_disk_stops_no_container() {
         let plugin = scene.docker(plugin).await;
         let state = scene.engine.folder().join("data/plugins").join(plugin);
         let state = state.join("propagated-mount/state");
-        let mut mount = Command::new("mount");
+        let mut mount = scene.engine.inside("mount");
         mount.args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]);
         assert!(mount.arg(&state).status().unwrap().success(), "mount");
+        let state = scene.engine.root().join(state.strip_prefix("/").unwrap());
         // The next driver works there from its start on.
         kill_plugin(scene).await;
         scene
@@ -354,8 +349,7 @@ async fn a_full_disk_stops_no_container() {
         eprintln!("with a full disk: {busy:?}");
         let dropped: u64 = busy.dropped.values().sum();
         assert_eq!(busy.delivered + dropped, LINES);
-    })
-    .await;
+    });
 }
 
 /// Leaves no byte of a disk free.

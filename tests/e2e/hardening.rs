@@ -56,8 +56,8 @@ fn process(scene: &Scene, program: &str) -> Pid {
     found[0]
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_plugin_carries_logs_without_any_right() {
+#[test]
+fn the_plugin_carries_logs_without_any_right() {
     full_scene(async |scene| {
         scene.run("box", &[], &["--lines", "100"]).await;
         assert_eq!(scene.wait_for_records(100).await.len(), 100);
@@ -71,12 +71,11 @@ async fn the_plugin_carries_logs_without_any_right() {
             log.contains("the driver has given up what it does not need"),
             "{log}"
         );
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_shipper_of_the_compose_file_has_no_right_but_to_its_socket() {
+#[test]
+fn the_shipper_of_the_compose_file_has_no_right_but_to_its_socket() {
     scene(&[], async |scene| {
         import_shipper(scene, SHIPPER_IMAGE).await;
         scene.install_plugin(&[]).await;
@@ -103,12 +102,11 @@ async fn the_shipper_of_the_compose_file_has_no_right_but_to_its_socket() {
             exec.args(["-p", "e2e", "exec", "-T", "shipper", shell]);
             assert!(!run(exec).await.unwrap().status.success(), "{shell} exists");
         }
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shipper_on_tcp_needs_no_root() {
+#[test]
+fn a_shipper_on_tcp_needs_no_root() {
     scene(&[], async |scene| {
         import_shipper(scene, SHIPPER_IMAGE).await;
         let (listen, admin) = (free_address(), free_address());
@@ -148,6 +146,5 @@ async fn a_shipper_on_tcp_needs_no_root() {
             rights.status
         );
         rights.check_no_core();
-    })
-    .await;
+    });
 }

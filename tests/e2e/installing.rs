@@ -1,7 +1,7 @@
 //! What is installed: the images of both Dockerfiles, unmodified, the plugin made of one and the
 //! Compose file with the other; and a plugin that is replaced keeps what it has not shipped yet.
 
-use crate::engine::succeed;
+use crate::engine::{run, succeed};
 use crate::scene::{PLUGIN, Record, Scene, contents, free_address, full_scene, root, scene};
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,8 +15,8 @@ const PLAIN: Shape = Shape::Plain { bytes: 64 };
 /// Time within which a shipper must listen.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replaced_plugin_keeps_settings_and_what_it_has_not_shipped() {
+#[test]
+fn a_replaced_plugin_keeps_settings_and_what_it_has_not_shipped() {
     scene(&[], async |scene| {
         scene.install_plugin(&["LOG_LEVEL=debug"]).await;
         scene.run("box", &[], &["--lines", "100"]).await;
@@ -29,13 +29,12 @@ async fn a_replaced_plugin_keeps_settings_and_what_it_has_not_shipped() {
         let records = scene.wait_for_records(100).await;
         let expected: Vec<_> = (0..100).map(|n| PLAIN.line(n)).collect();
         assert_eq!(contents(&records), expected);
-    })
-    .await;
+    });
 }
 
 /// A replacement that fails half-way leaves no plugin, and the old one's state beside its place.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replacement_that_failed_half_way_is_finished_by_the_next_installation() {
+#[test]
+fn a_replacement_that_failed_half_way_is_finished_by_the_next_installation() {
     scene(&[], async |scene| {
         scene.install_plugin(&[]).await;
         scene.run("box", &[], &["--lines", "100"]).await;
@@ -62,12 +61,11 @@ async fn a_replacement_that_failed_half_way_is_finished_by_the_next_installation
         let records = scene.wait_for_records(100).await;
         let expected: Vec<_> = (0..100).map(|n| PLAIN.line(n)).collect();
         assert_eq!(contents(&records), expected);
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plugin_in_use_is_upgraded_under_its_containers_and_not_removed() {
+#[test]
+fn a_plugin_in_use_is_upgraded_under_its_containers_and_not_removed() {
     const LINES: u64 = 5_000;
     /// Of each of the two containers that leave; they are like the first ones of the one that stays.
     const LEAVING_LINES: u64 = 10;
@@ -112,16 +110,15 @@ async fn a_plugin_in_use_is_upgraded_under_its_containers_and_not_removed() {
             arrived.len()
         );
         assert_eq!(scene.docker(["stop", "busy"]).await, "busy");
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn images_of_the_dockerfiles_work_as_they_are() {
+#[test]
+fn images_of_the_dockerfiles_work_as_they_are() {
     const TAG: &str = "e2e";
     // On the engine at hand, whose layers the next run finds again.
-    let mut build = tokio::process::Command::new(root().join("scripts/images.sh"));
-    let built = build.arg(TAG).status().await.unwrap();
+    let mut build = Command::new(root().join("scripts/images.sh"));
+    let built = build.arg(TAG).status().unwrap();
     assert!(built.success(), "building the images: {built}");
     scene(&[], async |scene| {
         for image in ["cls-driver", "cls-shipper"] {
@@ -137,8 +134,7 @@ async fn images_of_the_dockerfiles_work_as_they_are() {
         assert_eq!(scene.docker(user).await, "65532:65532");
         let files = files_of(scene, &shipper).await;
         assert_eq!(files, ["cls-shipper"], "nothing else, and no shell");
-    })
-    .await;
+    });
 }
 
 /// Returns the names of an image's files, without those that the engine adds to every container.
@@ -206,7 +202,9 @@ pub(crate) async fn start_compose(scene: &Scene, image: &str) {
     let socket = scene.socket();
     let listens = async || tokio::net::UnixStream::connect(&socket).await.is_ok();
     if let Err(error) = wait_until("the shipper listens", DEADLINE, listens).await {
-        let logs = scene.engine.docker_output(["logs", "e2e_shipper_1"]).await;
-        panic!("{error:#}: {logs:?}");
+        let mut logs = scene.engine.compose().await;
+        logs.arg("-f").arg(root().join("docker-compose.yml"));
+        logs.args(["-p", "e2e", "logs", "shipper"]);
+        panic!("{error:#}: {:?}", run(logs).await);
     }
 }

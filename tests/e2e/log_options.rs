@@ -172,18 +172,17 @@ fn no_tag_of_a_template_is_without_a_case() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn options_shape_records_and_dockers_cache() {
+#[test]
+fn options_shape_records_and_dockers_cache() {
     full_scene(async |scene| {
         run_cases(scene, records::CASES).await;
         scene.forget().await;
         cache::check(scene).await;
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bad_option_fails_the_start_with_option_value_and_rule() {
+#[test]
+fn a_bad_option_fails_the_start_with_option_value_and_rule() {
     full_scene(async |scene| {
         // Options, and what the message must contain of each.
         let cases: [(&[&str], &[&str]); 7] = [
@@ -215,8 +214,7 @@ async fn a_bad_option_fails_the_start_with_option_value_and_rule() {
         scene.forget().await;
         scene.run("good", &[], &["--lines", "1"]).await;
         assert_eq!(scene.wait_for_records(1).await.len(), 1);
-    })
-    .await;
+    });
 }
 
 /// Returns what `docker run` says when the driver refuses these options.

@@ -20,6 +20,7 @@ mod hardening;
 mod hosts;
 mod installing;
 mod log_options;
+mod machine;
 mod migration;
 mod net;
 mod registry;

@@ -13,8 +13,8 @@ use world::processes::{SECRET_ID, SECRET_KEY, TOPIC_ID};
 
 const PLAIN: Shape = Shape::Plain { bytes: 64 };
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn specifications_for_the_go_driver_work_unchanged() {
+#[test]
+fn specifications_for_the_go_driver_work_unchanged() {
     scene(&[], async |scene| {
         scene.start_shipper_with("").await;
         scene.install_plugin(&[]).await;
@@ -25,8 +25,7 @@ async fn specifications_for_the_go_driver_work_unchanged() {
         a_compose_file_logs(scene).await;
         scene.forget().await;
         daemon_json_logs(scene).await;
-    })
-    .await;
+    });
 }
 
 /// The four options that the Go driver wants.

@@ -3,7 +3,7 @@
 
 use crate::engine::succeed;
 use crate::restarts::assert_once;
-use crate::scene::{HOST_NAME, PLUGIN, Scene, free_address, root, scene};
+use crate::scene::{HOST_NAME, PLUGIN, SHIPPER, Scene, free_address, root, scene};
 use crate::told::Told;
 use std::fs;
 use std::net::SocketAddr;
@@ -93,18 +93,17 @@ async fn installed(scene: &Scene) -> String {
     fs::read_to_string(version).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plugin_from_a_registry_is_upgraded_under_load_and_loses_nothing() {
+#[test]
+fn a_plugin_from_a_registry_is_upgraded_under_load_and_loses_nothing() {
     scene(&[], async |scene| {
         let registry = Registry::start(scene).await;
         for version in [1, 2] {
             registry.publish(scene, version).await;
         }
         let first = registry.reference(1);
-        let shipper = format!("SHIPPER=unix:///host{}", scene.socket().display());
         let install = ["plugin", "install", "--grant-all-permissions", "--alias"];
         let host_name = format!("HOST_NAME={HOST_NAME}");
-        let install = [&install[..], &[PLUGIN, &first, &shipper, &host_name]].concat();
+        let install = [&install[..], &[PLUGIN, &first, SHIPPER, &host_name]].concat();
         scene.docker(install).await;
         scene.start_shipper().await;
         let told = Told::create(scene.engine.folder(), "told");
@@ -125,6 +124,5 @@ async fn a_plugin_from_a_registry_is_upgraded_under_load_and_loses_nothing() {
         scene.wait_for_more_records(1_000).await;
         scene.docker(["stop", "lives-on", "starts-after"]).await;
         assert_once(&told.settle(scene).await);
-    })
-    .await;
+    });
 }

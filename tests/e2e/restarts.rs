@@ -50,8 +50,8 @@ pub(crate) fn assert_once(report: &Report) {
     assert_eq!(report.duplicated, 0, "{report}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_engine_that_leaves_its_containers_running_loses_nothing() {
+#[test]
+fn an_engine_that_leaves_its_containers_running_loses_nothing() {
     scene(&["--live-restore"], async |scene| {
         scene.start_shipper().await;
         scene.install_plugin(&[]).await;
@@ -65,12 +65,11 @@ async fn an_engine_that_leaves_its_containers_running_loses_nothing() {
         scene.docker(["stop", "box"]).await;
         assert_eq!(told.tallies().len(), 1, "the box lived on");
         assert_once(&told.settle(scene).await);
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_engine_that_restarts_with_its_containers_loses_nothing() {
+#[test]
+fn an_engine_that_restarts_with_its_containers_loses_nothing() {
     full_scene(async |scene| {
         let told = Told::create(scene.engine.folder(), "told");
         told.run(scene, "box", RATE, &["--restart=always"]).await;
@@ -87,12 +86,11 @@ async fn an_engine_that_restarts_with_its_containers_loses_nothing() {
         scene.wait_for_more_records(1_000).await;
         scene.docker(["stop", "box"]).await;
         assert_once(&told.settle(scene).await);
-    })
-    .await;
+    });
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plugin_that_is_disabled_and_enabled_loses_nothing() {
+#[test]
+fn a_plugin_that_is_disabled_and_enabled_loses_nothing() {
     full_scene(async |scene| {
         let told = Told::create(scene.engine.folder(), "told");
         told.run(scene, "box", RATE, &[]).await;
@@ -105,15 +103,14 @@ async fn a_plugin_that_is_disabled_and_enabled_loses_nothing() {
         scene.wait_for_more_records(1_000).await;
         scene.docker(["stop", "box"]).await;
         assert_once(&told.settle(scene).await);
-    })
-    .await;
+    });
 }
 
 /// The engine starts a plugin that has died, and tries for the first time after half a second
 /// whether it listens. One that dies before that is not started again, for the engine learns of it
 /// only after it has tried in vain: for 12.5 s, and then it disables the plugin.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plugin_that_the_engine_has_given_up_goes_on_when_it_is_enabled() {
+#[test]
+fn a_plugin_that_the_engine_has_given_up_goes_on_when_it_is_enabled() {
     full_scene(async |scene| {
         let told = Told::create(scene.engine.folder(), "told");
         told.run(scene, "box", RATE, &[]).await;
@@ -137,6 +134,5 @@ async fn a_plugin_that_the_engine_has_given_up_goes_on_when_it_is_enabled() {
         scene.docker(["stop", "box"]).await;
         let report = told.settle(scene).await;
         assert!(report.is_at_least_once(), "{report}");
-    })
-    .await;
+    });
 }

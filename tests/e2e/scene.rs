@@ -2,6 +2,8 @@
 //! stand-in, which runs inside the test and is spoken to over HTTP all the same.
 
 use crate::engine::{Engine, succeed};
+use crate::machine::Machine;
+use crate::net::in_net;
 use anyhow::{Context as _, ensure};
 use futures_util::FutureExt as _;
 use rustix::process::Signal;
@@ -10,6 +12,7 @@ use serde_json::json;
 use shipper::show::ledger::Line;
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -26,6 +29,8 @@ use world::turn::turn;
 
 /// Name of the plugin, as a user installs it.
 pub(crate) const PLUGIN: &str = "tencent-cls";
+/// How the plugin is told where the shipper listens.
+pub(crate) const SHIPPER: &str = "SHIPPER=unix:///host/run/shipper.sock";
 /// Host name that the plugin is given.
 pub(crate) const HOST_NAME: &str = "e2e-host";
 /// A second topic, for options that say where records go.
@@ -49,8 +54,17 @@ pub(crate) struct Scene {
 }
 
 /// Runs a test in a scene of its own, without a plugin and without a shipper, and clears it away
-/// whatever comes of the test. One at a time: the machine is small, and some tests measure time.
-pub(crate) async fn scene(flags: &[&'static str], test: impl AsyncFnOnce(&mut Scene)) {
+/// whatever comes of the test. The scene is in a network of its own. The machine is as before.
+pub(crate) fn scene(
+    flags: &'static [&'static str],
+    test: impl AsyncFnOnce(&mut Scene) + Send + 'static,
+) {
+    let before = Machine::look().unwrap();
+    in_net(async |_| play(flags, test).await);
+    before.assert_unchanged();
+}
+
+async fn play(flags: &[&'static str], test: impl AsyncFnOnce(&mut Scene)) {
     let _turn = turn().await;
     let mut scene = Scene::start(flags).await.unwrap();
     let outcome = AssertUnwindSafe(test(&mut scene)).catch_unwind().await;
@@ -65,13 +79,12 @@ pub(crate) async fn scene(flags: &[&'static str], test: impl AsyncFnOnce(&mut Sc
 }
 
 /// Runs a test in a scene with plugin and shipper.
-pub(crate) async fn full_scene(test: impl AsyncFnOnce(&mut Scene)) {
+pub(crate) fn full_scene(test: impl AsyncFnOnce(&mut Scene) + Send + 'static) {
     scene(&[], async |scene| {
         scene.start_shipper().await;
         scene.install_plugin(&[]).await;
         test(scene).await;
-    })
-    .await;
+    });
 }
 
 /// A record as CLS has it.
@@ -197,9 +210,8 @@ impl Scene {
     /// Installs the plugin as a user does, from the binary of this tree.
     pub(crate) async fn install_plugin(&self, args: &[&str]) {
         let mut command = self.engine.command(root().join("scripts/plugin.sh"));
-        let shipper = format!("SHIPPER=unix:///host{}", self.socket().display());
         let host_name = format!("HOST_NAME={HOST_NAME}");
-        command.args(["install", &shipper, &host_name]).args(args);
+        command.args(["install", SHIPPER, &host_name]).args(args);
         command.env("BINARIES", binary("cls-driver").unwrap().parent().unwrap());
         succeed(command).await.unwrap();
     }
@@ -288,11 +300,15 @@ secret_key = "{SECRET_KEY}"
         serde_json::from_slice(&lines.unwrap()).unwrap()
     }
 
-    /// Returns the path of the plugin's socket on this side.
+    /// Returns a path of the plugin's socket on this side.
     pub(crate) async fn plugin_socket(&self) -> PathBuf {
         let plugin = ["plugin", "inspect", "-f", "{{.Id}}", PLUGIN];
-        let folder = Path::new("/run/docker/plugins").join(self.docker(plugin).await);
-        folder.join("tencent-cls.sock")
+        let folder = self.engine.run_folder().join("docker/plugins");
+        let folder = folder.join(self.docker(plugin).await);
+        // The whole path is longer than an address may be.
+        let link = self.engine.folder().join("plugin");
+        symlink(folder, &link).unwrap();
+        link.join("tencent-cls.sock")
     }
 
     /// Kills the shipper.

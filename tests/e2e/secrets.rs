@@ -157,8 +157,8 @@ fn check(place: &str, text: &str) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_key_is_shown_anywhere() {
+#[test]
+fn no_key_is_shown_anywhere() {
     scene(&[], async |scene| {
         let tls = scene.engine.folder().join("tls");
         fs::create_dir(&tls).unwrap();
@@ -206,8 +206,7 @@ async fn no_key_is_shown_anywhere() {
             let log = fs::read(scene.engine.folder().join(name)).unwrap();
             check(name, &String::from_utf8_lossy(&log));
         }
-    })
-    .await;
+    });
 }
 
 /// Returns what `cls-driver journal` shows of the plugin's journals.

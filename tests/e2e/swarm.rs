@@ -2,38 +2,20 @@
 //! one node, updated one shipper after the other under load.
 //!
 //! One node has room for one shipper: a second file gives each task ports of its own, by its slot,
-//! and lets the update hurry. The engine is in a network of the test's own, because a swarm makes
-//! bridges.
+//! and lets the update hurry.
 
 use crate::certificates::Certificates;
 use crate::crashes::assert_at_least_once;
-use crate::net::in_net;
 use crate::scene::{PLUGIN, Scene, root, scene};
 use serde_json::json;
 use std::fs;
-use std::process::{Command, Stdio};
 use std::time::Duration;
-use world::processes::{SECRET_ID, SECRET_KEY, TOPIC_ID, binary, wait_until};
+use world::processes::{SECRET_ID, SECRET_KEY, TOPIC_ID, wait_until};
 
 const LINES: u64 = 24_000;
 const LINES_PER_S: u64 = 1_000;
 /// A service is updated at a pace of its own.
 const UPDATE_DEADLINE: Duration = Duration::from_secs(90);
-
-/// Makes the image of the shipper: the one static binary, as Dockerfile.shipper does.
-fn import_shipper(scene: &Scene) {
-    let folder = binary("cls-shipper").unwrap();
-    let folder = folder.parent().unwrap();
-    let mut tar = Command::new("tar");
-    tar.arg("-C").arg(folder).args(["-c", "cls-shipper"]);
-    let mut tar = tar.stdout(Stdio::piped()).spawn().unwrap();
-    let mut import = scene.engine.command("docker");
-    let entry = r#"ENTRYPOINT ["/cls-shipper"]"#;
-    import.args(["import", "-c", entry, "-", "cls-shipper:latest"]);
-    import.stdin(tar.stdout.take().unwrap());
-    assert!(import.status().unwrap().success());
-    assert!(tar.wait().unwrap().success());
-}
 
 /// What differs from `stack.yml` on a swarm of one node. JSON is YAML.
 fn one_node(scene: &Scene) -> String {
@@ -46,7 +28,8 @@ fn one_node(scene: &Scene) -> String {
                 "CLS_SHIPPER__DEFAULTS__ENDPOINT": scene.standin.endpoint(),
                 "CLS_SHIPPER__DEFAULTS__TOPIC_ID": TOPIC_ID,
             },
-            "healthcheck": { "interval": "1s", "start_period": "1s" },
+            // Without a period of start: in one, newer engines look every 5 s only.
+            "healthcheck": { "interval": "1s", "start_period": "0s" },
             "deploy": {
                 "placement": { "max_replicas_per_node": 2 },
                 "update_config": { "delay": "1s", "monitor": "2s" },
@@ -91,7 +74,10 @@ async fn healthy(scene: &Scene) -> Vec<String> {
 
 /// Makes a swarm of one node and deploys the stack; waits until both shippers are healthy.
 async fn deploy(scene: &Scene, certificates: &Certificates) {
-    import_shipper(scene);
+    scene
+        .import("cls-shipper", "cls-shipper:latest")
+        .await
+        .unwrap();
     let address = ["--advertise-addr=127.0.0.1", "--listen-addr=127.0.0.1"];
     scene
         .docker([&["swarm", "init"][..], &address].concat())
@@ -124,7 +110,7 @@ async fn deploy(scene: &Scene, certificates: &Certificates) {
 
 #[test]
 fn a_service_is_updated_under_load_without_loss_or_repeat() {
-    in_net(async |_| scene(&[], update_under_load).await);
+    scene(&[], update_under_load);
 }
 
 async fn update_under_load(scene: &mut Scene) {

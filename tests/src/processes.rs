@@ -304,9 +304,9 @@ impl Process {
         Ok(line.context("wchar is in /proc/PID/io")?.parse()?)
     }
 
-    fn pid(&self) -> Pid {
-        let raw = i32::try_from(self.child.id()).unwrap_or_default();
-        Pid::from_raw(raw).expect("a child has a positive id")
+    /// Returns its id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
     }
 }
 

@@ -64,8 +64,8 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// The shipper is away while containers fill their journals, and the plugin is killed.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn options_bound_and_place_the_journal() {
+#[test]
+fn options_bound_and_place_the_journal() {
     scene(&[], async |scene| {
         scene.install_plugin(&["JOURNAL_BLOCK_MS_MAX=600000"]).await;
         for case in CASES {
@@ -98,8 +98,7 @@ async fn options_bound_and_place_the_journal() {
         let expected: Vec<_> = (0..FLOOD_LINES).map(|n| FLOOD_LINE.line(n)).collect();
         assert_eq!(contents(&records["waiting"]), expected);
         assert_eq!(scene.docker(["wait", "waiting"]).await, "0");
-    })
-    .await;
+    });
 }
 
 /// Waits until a container has written some lines, and so the driver has them.

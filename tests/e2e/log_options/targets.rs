@@ -107,8 +107,8 @@ const REPEATED: Case = Case {
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 const DEADLINE: Duration = Duration::from_secs(30);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn options_say_where_records_go_and_who_signs() {
+#[test]
+fn options_say_where_records_go_and_who_signs() {
     scene(&[], async |scene| {
         let dead_letters = scene.engine.folder().join("dead-letters.jsonl");
         let sections = format!(
@@ -126,8 +126,7 @@ async fn options_say_where_records_go_and_who_signs() {
         scene.forget().await;
         add_fault(scene, FaultKind::DropAfterStore, Some(1));
         run_cases(scene, &[REPEATED]).await;
-    })
-    .await;
+    });
 }
 
 fn add_fault(scene: &Scene, kind: FaultKind, count: Option<u64>) {
