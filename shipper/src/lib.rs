@@ -98,7 +98,6 @@ pub async fn run_reloading(
     let admin_routes = admin::router(admin::Admin {
         metrics: Arc::clone(&shared.metrics),
         ledger: Arc::clone(&shared.ledger),
-        budget: Arc::clone(&shared.budget),
         phase: phase.clone(),
     });
     let admin_phase = phase.clone();

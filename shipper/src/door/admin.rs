@@ -9,9 +9,9 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::base::phase::Phase;
-use crate::lane::window::Budget;
 use crate::show::ledger::Ledger;
 use crate::show::metrics::Metrics;
 
@@ -22,8 +22,6 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// Counters of the hosts.
     pub ledger: Arc<Ledger>,
-    /// The windows' budget.
-    pub budget: Arc<Budget>,
     /// Whether entries are taken.
     pub phase: watch::Receiver<Phase>,
 }
@@ -45,18 +43,24 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
     }
 }
 
-async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    admin.metrics.granted_bytes.set(admin.budget.granted());
-    admin.metrics.show_ledger(&admin.ledger.lines());
+async fn metrics(State(admin): State<Admin>) -> Result<impl IntoResponse, StatusCode> {
+    let metrics = Arc::clone(&admin.metrics);
+    let text = blocking(move || metrics.render(Instant::now())).await?;
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    (
-        [(header::CONTENT_TYPE, content_type)],
-        admin.metrics.render(),
-    )
+    Ok(([(header::CONTENT_TYPE, content_type)], text))
 }
 
-async fn ledger(State(admin): State<Admin>) -> impl IntoResponse {
-    let lines =
-        serde_json::to_string(&admin.ledger.lines()).expect("strings and numbers serialise");
-    ([(header::CONTENT_TYPE, "application/json")], lines)
+async fn ledger(State(admin): State<Admin>) -> Result<impl IntoResponse, StatusCode> {
+    let ledger = Arc::clone(&admin.ledger);
+    let lines = blocking(move || serde_json::to_string(&ledger.lines())).await?;
+    let lines = lines.expect("strings and numbers serialise");
+    Ok(([(header::CONTENT_TYPE, "application/json")], lines))
+}
+
+/// Writes a page where it keeps no call waiting: there may be 100,000 streams.
+async fn blocking<T: Send + 'static>(
+    page: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, StatusCode> {
+    let page = tokio::task::spawn_blocking(page).await;
+    page.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
 }

@@ -15,6 +15,7 @@ use crate::lane::window::Budget;
 use crate::rules::route::{Router, Warned};
 use crate::rules::tenant::Tenants;
 use crate::send::client::{Client, ClientError};
+use crate::show::ledger::Ledger;
 use crate::show::metrics::Metrics;
 use crate::upload::batch::Uploader;
 use crate::upload::lanes::Lanes;
@@ -43,8 +44,11 @@ pub(crate) fn assemble(
     tasks: Arc<Tasks>,
     phase: watch::Receiver<Phase>,
 ) -> Result<Shared, ClientError> {
-    let (buffers, metrics) = (Arc::new(Buffers::default()), Arc::new(Metrics::default()));
+    let (buffers, ledger) = (Arc::new(Buffers::default()), Arc::new(Ledger::default()));
     let budget = Arc::new(Budget::new(config.upload.buffer_bytes_max));
+    let of_budget = Arc::clone(&budget);
+    let metrics = Metrics::default().showing(Arc::clone(&ledger), move || of_budget.granted());
+    let metrics = Arc::new(metrics);
     let uploader = Arc::new(Uploader {
         cloud: Arc::new(Client::new()?),
         credentials: Arc::clone(credentials),
@@ -67,7 +71,7 @@ pub(crate) fn assemble(
         budget,
         buffers,
         metrics,
-        ledger: Arc::default(),
+        ledger,
         clock,
         run_bytes_max: config.upload.batch_bytes_max,
         run_logs_max: config.upload.batch_logs_max,

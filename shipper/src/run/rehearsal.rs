@@ -104,8 +104,7 @@ impl Rehearsal {
         let reports = streaming::<HostReport>(&[message.to_vec()]);
         self.service.report(request(reports)).await.ok();
         let shared = &self.service.0;
-        shared.metrics.show_ledger(&shared.ledger.lines());
-        shared.metrics.render();
+        shared.metrics.render(tokio::time::Instant::now());
         crate::show::ledger::table(&shared.ledger.lines());
     }
 

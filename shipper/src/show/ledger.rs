@@ -164,6 +164,31 @@ impl Ledger {
         }
     }
 
+    /// Returns what became of the entries of each host, also of streams that are no longer shown.
+    pub fn sums(&self) -> BTreeMap<String, Sums> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sums: BTreeMap<String, Sums> = BTreeMap::new();
+        for (host, reported) in &inner.hosts {
+            let of_host = sums.entry(host.clone()).or_default();
+            reported
+                .streams
+                .iter()
+                .for_each(|stream| of_host.add(stream));
+        }
+        for share in inner.tenants.values() {
+            for over in share.over.streams.values() {
+                sums.entry(over.host.clone()).or_default().add(&over.report);
+            }
+            for (host, forgotten) in &share.over.forgotten {
+                sums.entry(host.clone()).or_default().extend(Sums {
+                    buffered: 0,
+                    ..*forgotten
+                });
+            }
+        }
+        sums
+    }
+
     /// Returns one line per stream, by host and container name.
     pub fn lines(&self) -> Vec<Line> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -236,6 +261,48 @@ struct Over {
     /// Journal ids by that number.
     by_age: BTreeMap<u64, String>,
     next: u64,
+    /// What became of the entries of streams that newer ones have pushed out, by host.
+    forgotten: HashMap<String, Sums>,
+}
+
+/// What became of a host's entries, over all its streams. All but the last only ever grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// Entries that CLS has accepted.
+    pub delivered: u64,
+    /// Entries that a filter took out.
+    pub filtered: u64,
+    /// Entries dropped.
+    pub dropped: u64,
+    /// Entries in the dead-letter store.
+    pub dead_lettered: u64,
+    /// Entries that wait, at this moment.
+    pub buffered: u64,
+}
+
+impl Sums {
+    fn add(&mut self, stream: &StreamReport) {
+        let dropped = sum(stream.dropped_entries.values());
+        self.extend(Self {
+            delivered: stream.delivered_entries,
+            filtered: stream.filtered_entries,
+            dropped,
+            dead_lettered: stream.dead_lettered_entries,
+            buffered: buffered(stream),
+        });
+    }
+
+    fn extend(&mut self, more: Self) {
+        for (sum, more) in [
+            (&mut self.delivered, more.delivered),
+            (&mut self.filtered, more.filtered),
+            (&mut self.dropped, more.dropped),
+            (&mut self.dead_lettered, more.dead_lettered),
+            (&mut self.buffered, more.buffered),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -255,8 +322,9 @@ impl Over {
         self.remove(&id);
         if self.streams.len() >= OVER_MAX
             && let Some((_, oldest)) = self.by_age.pop_first()
+            && let Some(over) = self.streams.remove(&oldest)
         {
-            self.streams.remove(&oldest);
+            self.forget(&over);
         }
         self.by_age.insert(self.next, id.clone());
         let stream = OverStream {
@@ -267,6 +335,15 @@ impl Over {
         };
         self.streams.insert(id, stream);
         self.next += 1;
+    }
+
+    /// Keeps what a stream adds to its host's sums, and nothing else of it.
+    fn forget(&mut self, over: &OverStream) {
+        let has_room = self.forgotten.len() < TENANT_HOSTS_MAX;
+        if has_room || self.forgotten.contains_key(&over.host) {
+            let sums = self.forgotten.entry(over.host.clone()).or_default();
+            sums.add(&over.report);
+        }
     }
 
     fn is_complete(&self, id: &str) -> bool {
@@ -293,13 +370,6 @@ impl Over {
 
 impl Line {
     fn new(host: &str, stream: &StreamReport) -> Self {
-        let settled = [
-            stream.delivered_entries,
-            stream.filtered_entries,
-            stream.dead_lettered_entries,
-            sum(stream.dropped_entries.values()),
-        ];
-        let settled = sum(&settled);
         Self {
             host: host.to_owned(),
             container_name: stream.container_name.clone(),
@@ -310,22 +380,21 @@ impl Line {
             filtered: stream.filtered_entries,
             dropped: stream.dropped_entries.clone().into_iter().collect(),
             dead_lettered: stream.dead_lettered_entries,
-            buffered: stream.received_entries.saturating_sub(settled),
+            buffered: buffered(stream),
             buffered_bytes: stream.buffered_bytes,
         }
     }
+}
 
-    /// Returns each fate that an entry can have, and how many had it; together they are those
-    /// received.
-    pub fn fates(&self) -> [(&'static str, u64); 5] {
-        [
-            ("delivered", self.delivered),
-            ("filtered", self.filtered),
-            ("dropped", sum(self.dropped.values())),
-            ("dead_lettered", self.dead_lettered),
-            ("buffered", self.buffered),
-        ]
-    }
+/// Returns how many entries of a stream wait.
+fn buffered(stream: &StreamReport) -> u64 {
+    let settled = [
+        stream.delivered_entries,
+        stream.filtered_entries,
+        stream.dead_lettered_entries,
+        sum(stream.dropped_entries.values()),
+    ];
+    stream.received_entries.saturating_sub(sum(&settled))
 }
 
 /// Adds up what a host reports: it may report anything.
@@ -589,7 +658,8 @@ mod tests {
         assert_eq!((lines[0].host.as_str(), lines[0].buffered), ("a", 3));
         assert_eq!(lines[1].buffered, 0);
         for line in &lines {
-            let sum: u64 = line.fates().iter().map(|(_, entries)| entries).sum();
+            let dropped: u64 = line.dropped.values().sum();
+            let sum = line.delivered + line.filtered + dropped + line.dead_lettered + line.buffered;
             assert_eq!(sum, line.received);
         }
         insta::assert_snapshot!(table(&lines), @r"

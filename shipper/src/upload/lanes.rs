@@ -1,6 +1,7 @@
 //! The lanes that exist: made for the first stream that needs one, ended after the last.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
@@ -20,6 +21,8 @@ pub struct Lanes {
     budget: Arc<Budget>,
     uploader: Arc<Uploader>,
     lanes: Mutex<HashMap<LaneKey, Arc<Lane>>>,
+    /// Whether lanes end; changes under the lock of `lanes`.
+    is_closing: AtomicBool,
 }
 
 impl Lanes {
@@ -30,6 +33,7 @@ impl Lanes {
             budget,
             uploader,
             lanes: Mutex::default(),
+            is_closing: AtomicBool::new(false),
         }
     }
 
@@ -49,6 +53,10 @@ impl Lanes {
             lane
         });
         let slot = lane.join(stream);
+        // A stream that is opened while the process stops is not to make a lane that nobody ends.
+        if self.is_closing.load(Ordering::Relaxed) {
+            lane.close();
+        }
         (Arc::clone(lane), slot)
     }
 
@@ -71,7 +79,9 @@ impl Lanes {
 
     /// Lets all lanes send what they hold without lingering, and end.
     pub fn close(&self) {
-        self.lock().values().for_each(|lane| lane.close());
+        let lanes = self.lock();
+        self.is_closing.store(true, Ordering::Relaxed);
+        lanes.values().for_each(|lane| lane.close());
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<LaneKey, Arc<Lane>>> {
@@ -83,7 +93,7 @@ impl Uploader {
     /// Runs a lane until it is closed and empty.
     pub async fn run_lane(self: Arc<Self>, lane: Arc<Lane>) {
         // Also a panic ends it, and an abort: no stream may wait for a lane that is gone.
-        let _running = Running(&lane);
+        let _running = Running::new(&lane, &self.metrics);
         let pace = Arc::new(Pace::new(self.concurrency_max));
         loop {
             match lane.next(Instant::now(), pace.limit()) {
@@ -151,12 +161,24 @@ async fn all_left(streams: &[Arc<Stream>]) {
     }
 }
 
-struct Running<'a>(&'a Lane);
+struct Running<'a> {
+    lane: &'a Lane,
+    metrics: &'a Metrics,
+}
+
+impl<'a> Running<'a> {
+    fn new(lane: &'a Lane, metrics: &'a Metrics) -> Self {
+        metrics.open_topic(&lane.key().target.topic_id);
+        Self { lane, metrics }
+    }
+}
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        if !self.0.has_ended() {
-            self.0.die();
+        let topic_id = &self.lane.key().target.topic_id;
+        self.metrics.close_topic(topic_id, Instant::now());
+        if !self.lane.has_ended() {
+            self.lane.die();
         }
     }
 }

@@ -639,3 +639,13 @@ async fn a_lane_that_fails_for_an_hour_slows_no_other() {
     lock(&world.cloud.silent_topic).take();
     world.settle().await.unwrap();
 }
+
+/// A driver's request may be half way through when the process begins to stop.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_opens_while_lanes_close_keeps_no_lane_alive() {
+    let mut world = World::new(FakeCloud::default(), 1, fixed());
+    world.lanes.close();
+    world.write(0, PLAIN);
+    world.settle().await.unwrap();
+    assert!(world.tasks.finish(Duration::from_secs(60)).await);
+}
