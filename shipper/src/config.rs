@@ -25,7 +25,7 @@ use crate::cls::endpoint::Endpoint;
 
 use crate::base::secret::Secret;
 use crate::cls::credentials::Credentials;
-use crate::config::allowed_hosts::Reach;
+use crate::config::allowed_hosts::AllowedHosts;
 
 /// Environment variables that begin with this override the file.
 pub const ENV_PREFIX: &str = "CLS_SHIPPER__";
@@ -587,7 +587,7 @@ fn allowed_endpoints(
         .collect();
     let name = &defaults.credentials;
     if let Some(endpoint) = default
-        && let Some(fault) = Reach::new(&allowed).fault(name, endpoint)
+        && let Some(fault) = AllowedHosts::new(&allowed).fault(name, endpoint)
     {
         faults
             .0

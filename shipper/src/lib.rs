@@ -87,7 +87,11 @@ pub async fn run_reloading(
     let (phase_tx, phase) = watch::channel(Phase::Serving);
     let tasks = Arc::new(Tasks::default());
     let servers = Tasks::default();
-    let credentials = Arc::new(CredentialStore::new(&config.credentials, &clock));
+    let credentials = Arc::new(CredentialStore::new(
+        &config.credentials,
+        &config.endpoints,
+        &clock,
+    ));
     let (phase_rx, process_tasks) = (phase.clone(), Arc::clone(&tasks));
     let shared = assemble(&config, clock, &credentials, process_tasks, phase_rx)?;
     let shared = Arc::new(shared);
@@ -144,7 +148,7 @@ fn reload(config: &mut Config, new: Config, credentials: &Arc<CredentialStore>, 
             "these settings have changed and need a restart of the shipper"
         );
     }
-    credentials.replace(&new.credentials);
+    credentials.replace(&new.credentials, &new.endpoints);
     let has_other_rules = config.defaults != new.defaults
         || config.tenants != new.tenants
         || config.endpoints != new.endpoints;

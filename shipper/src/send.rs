@@ -1,3 +1,4 @@
 //! The only HTTP: requests to CLS and to the services that give keys.
 
 pub mod client;
+mod skew;

@@ -110,6 +110,15 @@ impl ErrorCode {
     }
 }
 
+impl Outcome {
+    /// Returns whether CLS refuses the keys themselves, and not the time of a signature.
+    pub fn is_refusal_of_keys(&self) -> bool {
+        let is_late =
+            matches!(self, Self::Answer(answer) if answer.error == ErrorCode::SignatureExpire);
+        disposition(self) == Disposition::RetryWithNewCredentials && !is_late
+    }
+}
+
 impl Answer {
     /// Returns whether CLS asks for fewer or smaller requests.
     pub fn is_over_quota(&self) -> bool {

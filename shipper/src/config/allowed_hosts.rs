@@ -14,10 +14,10 @@ use wildmatch::WildMatch;
 use crate::cls::endpoint::Endpoint;
 
 /// The hosts that the keys of each source may be used at.
-#[derive(Debug)]
-pub struct Reach(BTreeMap<String, Vec<WildMatch>>);
+#[derive(Debug, Default)]
+pub struct AllowedHosts(BTreeMap<String, Vec<WildMatch>>);
 
-impl Reach {
+impl AllowedHosts {
     /// Takes the patterns of each source over.
     pub fn new(allowed: &BTreeMap<String, Vec<String>>) -> Self {
         let patterns =
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn keys_are_used_at_hosts_that_are_allowed_and_nowhere_else() {
         let hosts = ["*.cls.tencentcs.com", "127.0.0.1", "[::1]"].map(str::to_owned);
-        let reach = Reach::new(&BTreeMap::from([("a".to_owned(), hosts.to_vec())]));
+        let reach = AllowedHosts::new(&BTreeMap::from([("a".to_owned(), hosts.to_vec())]));
         for (endpoint, is_allowed) in [
             ("ap-guangzhou.cls.tencentcs.com", true),
             ("http://AP-GUANGZHOU.cls.tencentcs.com:8080", true),

@@ -151,6 +151,16 @@ impl Fetcher {
         }
     }
 
+    /// Returns how long the service is not asked again for a pair that CLS refuses, as long as nothing
+    /// says that it would give a better one. What an operator repairs at the role helps the pair that
+    /// there is, too.
+    pub fn refusal_pause(&self) -> Duration {
+        match self.origin {
+            Origin::CvmRole { .. } => self.pause(),
+            Origin::TkeOidc { .. } => Duration::from_secs(600),
+        }
+    }
+
     /// Returns the file on which what is fetched depends, if that is all that can change it: STS
     /// makes a new key pair of the same token at each request.
     pub fn token_file(&self) -> Option<&Path> {
@@ -323,8 +333,13 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
+    use crate::cls::endpoint::Endpoint;
     use crate::config::CredentialSource;
     use crate::keys::store::{CredentialRef, CredentialStore};
+
+    fn endpoint() -> Endpoint {
+        "h".parse().unwrap()
+    }
 
     const START_S: u64 = 1_700_000_000;
 
@@ -344,11 +359,14 @@ mod tests {
 
     fn store(origin: Origin, now_s: &Arc<AtomicU64>) -> CredentialStore {
         let source = CredentialSource::Temporary(origin);
-        CredentialStore::new(&BTreeMap::from([("r".into(), source)]), &clock_of(now_s))
+        let sources = BTreeMap::from([("r".into(), source)]);
+        CredentialStore::new(&sources, &BTreeMap::new(), &clock_of(now_s))
     }
 
     async fn id(store: &CredentialStore) -> Result<String, String> {
-        let snapshot = store.snapshot(&CredentialRef::Named("r".into())).await;
+        let snapshot = store
+            .snapshot(&CredentialRef::Named("r".into()), &endpoint())
+            .await;
         snapshot
             .map(|c| c.id.expose().to_owned())
             .map_err(|e| crate::base::chain::Chain(&e).to_string())
@@ -488,7 +506,7 @@ mod tests {
         let role = Some("my-role".into());
         let cvm = store(Origin::CvmRole { url, role }, &now_s);
         let wanted = CredentialRef::Named("r".into());
-        let refused = cvm.snapshot(&wanted).await.unwrap();
+        let refused = cvm.snapshot(&wanted, &endpoint()).await.unwrap();
         cvm.replaced(&wanted, Some(&refused)).await;
         assert_eq!(id(&cvm).await.unwrap(), "id-2");
 
@@ -496,18 +514,10 @@ mod tests {
         let token_file = folder.path().join("token");
         std::fs::write(&token_file, "1").unwrap();
         let asked = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&asked);
-        let sts = move || async move {
-            let number = counted.fetch_add(1, Ordering::Relaxed);
-            let expires_s = START_S + 7200;
-            format!(
-                r#"{{"Response":{{"Credentials":{{"Token":"t","TmpSecretId":"id-{number}",
-                "TmpSecretKey":"k"}},"ExpiredTime":{expires_s},"Expiration":"x","RequestId":"r"}}}}"#
-            )
-        };
+        let sts = numbered_sts(&asked);
         let (url, _tasks) = serve(Router::new().route("/", post(sts))).await;
         let sts = store(oidc(url, &token_file), &now_s);
-        let refused = sts.snapshot(&wanted).await.unwrap();
+        let refused = sts.snapshot(&wanted, &endpoint()).await.unwrap();
         let wait = sts.replaced(&wanted, Some(&refused));
         assert!(
             tokio::time::timeout(Duration::from_secs(2), wait)
@@ -543,12 +553,55 @@ mod tests {
             &now_s,
         );
         let wanted = CredentialRef::Named("r".into());
-        let refused = store.snapshot(&wanted).await.unwrap();
+        let refused = store.snapshot(&wanted, &endpoint()).await.unwrap();
         for _ in 0..10 {
             store.forget(&wanted, &refused);
             assert_eq!(id(&store).await.unwrap(), "id-2");
         }
         assert_eq!(count.load(Ordering::Relaxed), 2);
+    }
+
+    /// A pair that is refused all the time is no reason to ask STS all the time.
+    #[tokio::test]
+    async fn sts_is_asked_once_for_a_refusal_and_again_for_another_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let token_file = folder.path().join("token");
+        std::fs::write(&token_file, "1").unwrap();
+        let now_s = Arc::new(AtomicU64::new(START_S));
+        let asked = Arc::new(AtomicU64::new(0));
+        let (url, _tasks) = serve(Router::new().route("/", post(numbered_sts(&asked)))).await;
+        let store = store(oidc(url, &token_file), &now_s);
+        let wanted = CredentialRef::Named("r".into());
+        let attempt = async || {
+            let pair = store.snapshot(&wanted, &endpoint()).await.unwrap();
+            store.forget(&wanted, &pair);
+            pair.id.expose().to_owned()
+        };
+        assert_eq!(attempt().await, "id-0");
+        for _ in 0..20 {
+            assert_eq!(attempt().await, "id-1", "the pair stays in use");
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+        std::fs::write(&token_file, "22").unwrap();
+        for _ in 0..20 {
+            assert_eq!(attempt().await, "id-2");
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+    }
+
+    /// A STS that numbers its keys.
+    fn numbered_sts(
+        asked: &Arc<AtomicU64>,
+    ) -> impl Fn() -> std::future::Ready<String> + Clone + Send + Sync + 'static {
+        let asked = Arc::clone(asked);
+        move || {
+            let number = asked.fetch_add(1, Ordering::Relaxed);
+            let expires_s = START_S + 7200;
+            std::future::ready(format!(
+                r#"{{"Response":{{"Credentials":{{"Token":"t","TmpSecretId":"id-{number}",
+                "TmpSecretKey":"k"}},"ExpiredTime":{expires_s},"Expiration":"x","RequestId":"r"}}}}"#
+            ))
+        }
     }
 
     #[tokio::test]

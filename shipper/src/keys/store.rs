@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -19,7 +20,9 @@ use tokio::sync::watch;
 
 use crate::base::clock::WallClock;
 use crate::cls::credentials::Credentials;
+use crate::cls::endpoint::Endpoint;
 use crate::config::CredentialSource;
+use crate::config::allowed_hosts::AllowedHosts;
 use crate::keys::fetch::{FetchError, Fetcher};
 use crate::keys::file::KeyFile;
 use crate::keys::temporary::Renewed;
@@ -47,6 +50,9 @@ pub enum CredentialsError {
         /// The names that exist.
         known: String,
     },
+    /// The configuration does not allow them at this endpoint, or does so no more.
+    #[error("{0}")]
+    Forbidden(String),
     /// The file can't be read.
     #[error("credentials file {}", path.display())]
     Read {
@@ -91,10 +97,19 @@ pub enum CredentialsError {
 /// All sources of the configuration.
 #[derive(Debug)]
 pub struct CredentialStore {
-    sources: RwLock<BTreeMap<String, Arc<Entry>>>,
+    sources: RwLock<Sources>,
+    /// Looks for a key pair in vain, since the last that was not.
+    vain_count: AtomicU64,
     /// Wakes who waits for another key pair, after the sources were replaced.
     replacements: watch::Sender<()>,
     clock: WallClock,
+}
+
+/// The sources, and where the keys of each may be used: both change in one step.
+#[derive(Debug, Default)]
+struct Sources {
+    entries: BTreeMap<String, Arc<Entry>>,
+    allowed: AllowedHosts,
 }
 
 /// A source as it is configured, and what is known of its keys.
@@ -113,84 +128,128 @@ enum Source {
 
 impl CredentialStore {
     /// Takes the sources over. Files are read and keys fetched at the first use.
-    pub fn new(sources: &BTreeMap<String, CredentialSource>, clock: &WallClock) -> Self {
+    pub fn new(
+        sources: &BTreeMap<String, CredentialSource>,
+        endpoints: &BTreeMap<String, Vec<String>>,
+        clock: &WallClock,
+    ) -> Self {
         let store = Self {
             sources: RwLock::default(),
+            vain_count: AtomicU64::new(0),
             replacements: watch::Sender::default(),
             clock: clock.clone(),
         };
-        store.replace(sources);
+        store.replace(sources, endpoints);
         store
     }
 
-    /// Takes other sources over, for the attempts from now on. One that has not changed keeps what
-    /// is known of its keys.
-    pub fn replace(&self, sources: &BTreeMap<String, CredentialSource>) {
+    /// Takes other sources over, and the hosts that their keys may be used at, for the attempts from
+    /// now on. A source that has not changed keeps what is known of its keys.
+    pub fn replace(
+        &self,
+        sources: &BTreeMap<String, CredentialSource>,
+        endpoints: &BTreeMap<String, Vec<String>>,
+    ) {
         {
             let mut known = self.sources.write().unwrap_or_else(PoisonError::into_inner);
             let entries = sources.iter().map(|(name, config)| {
-                let same = known.get(name).filter(|entry| entry.config == *config);
+                let same = known
+                    .entries
+                    .get(name)
+                    .filter(|entry| entry.config == *config);
                 let new = || Arc::new(Entry::new(name, config, &self.clock));
                 (name.clone(), same.map_or_else(new, Arc::clone))
             });
-            *known = entries.collect();
+            *known = Sources {
+                entries: entries.collect(),
+                allowed: AllowedHosts::new(endpoints),
+            };
         }
         self.replacements.send_replace(());
     }
 
     /// Returns whether a source of this name exists.
     pub fn contains(&self, name: &str) -> bool {
-        self.all().contains_key(name)
+        self.all().entries.contains_key(name)
     }
 
     /// Returns the names of all sources, for messages.
     pub fn names(&self) -> String {
-        let sources = self.all();
+        let sources = &self.all().entries;
         if sources.is_empty() {
             return "none".into();
         }
         sources.keys().cloned().collect::<Vec<_>>().join(", ")
     }
 
-    fn all(&self) -> RwLockReadGuard<'_, BTreeMap<String, Arc<Entry>>> {
+    /// Returns why the keys of a source may not be used at an endpoint, if that is so.
+    pub fn fault(&self, name: &str, endpoint: &Endpoint) -> Option<String> {
+        self.all().allowed.fault(name, endpoint)
+    }
+
+    fn all(&self) -> RwLockReadGuard<'_, Sources> {
         self.sources.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn entry(&self, name: &str) -> Option<Arc<Entry>> {
-        self.all().get(name).map(Arc::clone)
+        self.all().entries.get(name).map(Arc::clone)
     }
 
-    /// Returns the key pair as of now. A file is read again if it changed; a temporary key is
-    /// fetched again ahead of its expiry.
+    /// Returns the key pair to use at an endpoint as of now. A file is read again if it changed; a
+    /// temporary key is fetched again ahead of its expiry. Every attempt asks here, so no retry goes
+    /// where another configuration has forbidden it.
     ///
     /// # Errors
-    /// The source is unknown, its file can't be read or understood or its pair has expired, or nothing
-    /// can be fetched.
+    /// The source is unknown or may not be used at the endpoint, its file can't be read or understood
+    /// or its pair has expired, or nothing can be fetched.
     pub async fn snapshot(
         &self,
         wanted: &CredentialRef,
+        endpoint: &Endpoint,
     ) -> Result<Arc<Credentials>, CredentialsError> {
         let name = match wanted {
             CredentialRef::Own(credentials) => return Ok(Arc::clone(credentials)),
             CredentialRef::Named(name) => name,
         };
+        let snapshot = self.named(name, endpoint).await;
+        match &snapshot {
+            Ok(_) => self.vain_count.store(0, Ordering::Relaxed),
+            Err(_) => _ = self.vain_count.fetch_add(1, Ordering::Relaxed),
+        }
+        snapshot
+    }
+
+    /// Returns whether the last look for a key pair in vain is to be logged: ever more rarely, however
+    /// many batches look, so that a night without a key fills no disk.
+    pub fn is_vain_look_told(&self) -> bool {
+        self.vain_count.load(Ordering::Relaxed).is_power_of_two()
+    }
+
+    async fn named(
+        &self,
+        name: &str,
+        endpoint: &Endpoint,
+    ) -> Result<Arc<Credentials>, CredentialsError> {
         let entry = self.entry(name).ok_or_else(|| CredentialsError::Unknown {
-            name: name.clone(),
+            name: name.to_owned(),
             known: self.names(),
         })?;
-        match &entry.source {
-            Source::Fixed(credentials) => Ok(Arc::clone(credentials)),
-            Source::File(file) => file.read(),
-            Source::Temporary(renewed) => {
-                renewed
-                    .snapshot()
-                    .await
-                    .map_err(|source| CredentialsError::Fetch {
-                        name: name.clone(),
-                        source,
-                    })
-            }
+        if let Some(fault) = self.fault(name, endpoint) {
+            return Err(CredentialsError::Forbidden(fault));
         }
+        entry.snapshot(name).await
+    }
+
+    /// Looks whether a source has a key pair now, wherever it may be used.
+    ///
+    /// # Errors
+    /// As [`snapshot`](Self::snapshot).
+    pub async fn probe(&self, name: &str) -> Result<(), CredentialsError> {
+        let entry = self.entry(name).ok_or_else(|| CredentialsError::Unknown {
+            name: name.to_owned(),
+            known: self.names(),
+        })?;
+        entry.snapshot(name).await.map(|_| ())
     }
 
     /// Waits until the source offers another key pair than `refused`, or any if that is `None`; also
@@ -220,8 +279,8 @@ impl CredentialStore {
         }
     }
 
-    /// Forgets a key pair that CLS has refused, so that the next snapshot is read or fetched anew.
-    /// A newer one stays.
+    /// Learns that CLS has refused a key pair: the next snapshot is read or fetched anew, as far as
+    /// that can help. A newer pair stays.
     pub fn forget(&self, wanted: &CredentialRef, refused: &Arc<Credentials>) {
         let CredentialRef::Named(name) = wanted else {
             return;
@@ -254,6 +313,20 @@ impl Entry {
         }
     }
 
+    async fn snapshot(&self, name: &str) -> Result<Arc<Credentials>, CredentialsError> {
+        match &self.source {
+            Source::Fixed(credentials) => Ok(Arc::clone(credentials)),
+            Source::File(file) => file.read(),
+            Source::Temporary(renewed) => {
+                let fetched = renewed.snapshot().await;
+                fetched.map_err(|source| CredentialsError::Fetch {
+                    name: name.to_owned(),
+                    source,
+                })
+            }
+        }
+    }
+
     /// As [`CredentialStore::replaced`], as long as the source is the same.
     async fn replaced(&self, refused: Option<&Credentials>) {
         match &self.source {
@@ -273,10 +346,15 @@ mod tests {
 
     use super::*;
 
+    fn endpoint() -> Endpoint {
+        "h".parse().unwrap()
+    }
+
     fn store(path: &Path) -> CredentialStore {
         let source = CredentialSource::File(path.to_owned());
         CredentialStore::new(
             &BTreeMap::from([("f".to_owned(), source)]),
+            &BTreeMap::new(),
             &WallClock::system(),
         )
     }
@@ -284,7 +362,7 @@ mod tests {
     async fn id(store: &CredentialStore) -> Result<String, String> {
         let named = CredentialRef::Named("f".into());
         store
-            .snapshot(&named)
+            .snapshot(&named, &endpoint())
             .await
             .map(|c| c.id.expose().to_owned())
             .map_err(|e| e.to_string())
@@ -311,7 +389,7 @@ mod tests {
         std::fs::write(&path, pair("one")).unwrap();
         let store = Arc::new(store(&path));
         let named = CredentialRef::Named("f".into());
-        let refused = store.snapshot(&named).await.unwrap();
+        let refused = store.snapshot(&named, &endpoint()).await.unwrap();
         store.forget(&named, &refused);
         let wait = async |refused: Option<&Credentials>, limit| {
             let replaced = store.replaced(&named, refused);
@@ -370,7 +448,7 @@ mod tests {
         std::fs::write(&path, r#"{"secret_id":"one","secret_key":"k"}"#).unwrap();
         let store = store(&path);
         let named = CredentialRef::Named("f".into());
-        let first = store.snapshot(&named).await.unwrap();
+        let first = store.snapshot(&named, &endpoint()).await.unwrap();
         let file = CredentialSource::File(path);
         let inline = CredentialSource::Inline(Credentials {
             id: Secret::new("two".into()),
@@ -379,12 +457,18 @@ mod tests {
         });
         let both = [("f", file), ("i", inline.clone())];
         let both = both.map(|(name, source)| (name.to_owned(), source));
-        store.replace(&BTreeMap::from(both));
-        assert!(Arc::ptr_eq(&first, &store.snapshot(&named).await.unwrap()));
+        store.replace(&BTreeMap::from(both), &BTreeMap::new());
+        assert!(Arc::ptr_eq(
+            &first,
+            &store.snapshot(&named, &endpoint()).await.unwrap()
+        ));
         assert_eq!(store.names(), "f, i");
-        store.replace(&BTreeMap::from([("f".to_owned(), inline)]));
+        store.replace(
+            &BTreeMap::from([("f".to_owned(), inline)]),
+            &BTreeMap::new(),
+        );
         assert_eq!(id(&store).await.unwrap(), "two");
-        store.replace(&BTreeMap::new());
+        store.replace(&BTreeMap::new(), &BTreeMap::new());
         let error = id(&store).await.unwrap_err();
         assert_eq!(error, "credentials `f` are not configured; known: none");
     }
@@ -398,15 +482,15 @@ mod tests {
             CredentialSource::Inline(Credentials { id, key, token })
         };
         let one = |name: &str, id| BTreeMap::from([(name.to_owned(), inline(id))]);
-        let store = CredentialStore::new(&one("f", "one"), &WallClock::system());
+        let store = CredentialStore::new(&one("f", "one"), &BTreeMap::new(), &WallClock::system());
         let named = CredentialRef::Named("f".into());
-        let refused = store.snapshot(&named).await.unwrap();
+        let refused = store.snapshot(&named, &endpoint()).await.unwrap();
         let ends_wait = async |refused: Option<&Credentials>, sources| {
             let wait = store.replaced(&named, refused);
             let wait = tokio::time::timeout(Duration::from_secs(3_600), wait);
             let replace = async {
                 tokio::task::yield_now().await;
-                store.replace(&sources);
+                store.replace(&sources, &BTreeMap::new());
             };
             tokio::join!(wait, replace).0.is_ok()
         };
@@ -418,11 +502,51 @@ mod tests {
         assert!(ends_wait(refused, one("f", "two")).await, "another pair");
     }
 
+    /// A batch that is repeated meets the endpoints that are allowed now, not when it was made.
+    #[tokio::test]
+    async fn keys_go_nowhere_that_another_configuration_has_forbidden() {
+        let pair = Credentials {
+            id: Secret::new("i".into()),
+            key: Secret::new("k".into()),
+            token: None,
+        };
+        let sources = BTreeMap::from([("f".to_owned(), CredentialSource::Inline(pair))]);
+        let allowed = |host: &str| BTreeMap::from([("f".to_owned(), vec![host.to_owned()])]);
+        let store = CredentialStore::new(&sources, &allowed("h"), &WallClock::system());
+        let named = CredentialRef::Named("f".into());
+        store.snapshot(&named, &endpoint()).await.unwrap();
+        store.replace(&sources, &allowed("other"));
+        let error = store.snapshot(&named, &endpoint()).await.unwrap_err();
+        assert!(
+            matches!(error, CredentialsError::Forbidden(_)) && store.is_vain_look_told(),
+            "{error}"
+        );
+        let own = CredentialRef::Own(
+            store
+                .snapshot(&named, &"other".parse().unwrap())
+                .await
+                .unwrap(),
+        );
+        store.snapshot(&own, &endpoint()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn looks_in_vain_are_told_ever_more_rarely() {
+        let store = store(Path::new("/nonexistent"));
+        let named = CredentialRef::Named("f".into());
+        let mut told = 0;
+        for _ in 0..129 {
+            store.snapshot(&named, &endpoint()).await.unwrap_err();
+            told += u32::from(store.is_vain_look_told());
+        }
+        assert_eq!(told, 8);
+    }
+
     #[tokio::test]
     async fn an_unknown_name_lists_the_known_ones() {
         let store = store(Path::new("/nonexistent"));
         let error = store
-            .snapshot(&CredentialRef::Named("g".into()))
+            .snapshot(&CredentialRef::Named("g".into()), &endpoint())
             .await
             .unwrap_err();
         assert_eq!(

@@ -38,6 +38,10 @@ struct Known {
     failure: Option<Arc<FetchError>>,
     /// The token file as it was at the last fetch.
     token_stamp: Option<Stamp>,
+    /// Whether CLS has refused the current pair.
+    is_refused: bool,
+    /// When the service was last asked because of a refusal.
+    refetched_at: Option<Instant>,
 }
 
 impl Known {
@@ -64,14 +68,19 @@ impl Renewed {
 
     /// Returns a pair that is valid now.
     pub(super) async fn snapshot(self: &Arc<Self>) -> Result<Arc<Credentials>, Arc<FetchError>> {
-        if let Some(credentials) = self.valid() {
+        if let Some(credentials) = self.usable() {
             self.renew_if_due();
             return Ok(credentials);
         }
         let _turn = self.turn.lock().await;
         // Somebody may have tried meanwhile.
-        if let Some(credentials) = self.valid() {
+        if let Some(credentials) = self.usable() {
             return Ok(credentials);
+        }
+        if let Some(refused) = self.valid() {
+            self.known().refetched_at = Some(Instant::now());
+            // The refused pair is better than none: what is wrong may be repaired at its role.
+            return Ok(self.fetch().await.unwrap_or(refused));
         }
         if let Some(failure) = self.known().fresh_failure(&self.fetcher) {
             return Err(failure);
@@ -79,11 +88,33 @@ impl Renewed {
         self.fetch().await
     }
 
-    /// Forgets a refused pair; a newer one stays.
+    /// Learns that CLS has refused a pair.
     pub(super) fn forget(&self, refused: &Arc<Credentials>) {
-        self.known()
-            .current
-            .take_if(|known| Arc::ptr_eq(&known.credentials, refused));
+        let mut known = self.known();
+        let current = known.current.as_ref();
+        if current.is_some_and(|current| Arc::ptr_eq(&current.credentials, refused)) {
+            known.is_refused = true;
+        }
+    }
+
+    /// Returns the valid pair, unless it is refused and another one is to be had.
+    fn usable(&self) -> Option<Arc<Credentials>> {
+        let valid = self.valid()?;
+        let may_refetch = {
+            let known = self.known();
+            let pause = self.fetcher.refusal_pause();
+            let has_paused = known
+                .refetched_at
+                .is_none_or(|at| Instant::now() >= at + pause);
+            known.is_refused && (has_paused || self.has_other_token(&known))
+        };
+        (!may_refetch).then_some(valid)
+    }
+
+    fn has_other_token(&self, known: &Known) -> bool {
+        let path = self.fetcher.token_file();
+        let stamp = path.and_then(|path| Stamp::of(path).ok());
+        stamp.is_some() && stamp != known.token_stamp
     }
 
     /// Waits until there is another pair than `refused`. The service is asked while somebody waits.
@@ -109,10 +140,7 @@ impl Renewed {
         let has_paused = Instant::now() >= fetched_at + self.fetcher.pause();
         match self.fetcher.token_file() {
             Some(_) if known.failure.is_some() && has_paused => true,
-            Some(path) => {
-                let stamp = Stamp::of(path).ok();
-                stamp.is_some() && stamp != known.token_stamp
-            }
+            Some(_) => self.has_other_token(&known),
             None => has_paused,
         }
     }
@@ -161,6 +189,7 @@ impl Renewed {
         known.token_stamp = token_stamp;
         known.failure = fetched.as_ref().err().cloned();
         let fetched = fetched?;
+        known.is_refused = false;
         let valid_s = fetched.expires_s.saturating_sub(self.clock.unix_s());
         info!(name = self.name, valid_s, "temporary credentials fetched");
         Ok(Arc::clone(&known.current.insert(fetched).credentials))

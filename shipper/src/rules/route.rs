@@ -12,7 +12,6 @@ use crate::base::secret::Secret;
 use crate::cls::credentials::Credentials;
 use crate::cls::endpoint::{Endpoint, EndpointError};
 use crate::cls::request::Target;
-use crate::config::allowed_hosts::Reach;
 use crate::config::{Config, Defaults};
 use crate::keys::store::{CredentialRef, CredentialStore};
 use crate::lane::queue::LaneKey;
@@ -51,16 +50,14 @@ impl Warned {
 #[derive(Debug)]
 pub struct Router {
     defaults: Defaults,
-    reach: Reach,
     credentials: Arc<CredentialStore>,
 }
 
 impl Router {
-    /// Makes a router over the configuration's defaults, and where it allows keys to be used.
+    /// Makes a router over the configuration's defaults.
     pub fn new(config: &Config, credentials: Arc<CredentialStore>) -> Self {
         Self {
             defaults: config.defaults.clone(),
-            reach: Reach::new(&config.endpoints),
             credentials,
         }
     }
@@ -85,7 +82,7 @@ impl Router {
         }
         let credentials = self.credentials(&opts, &mut faults);
         if let (Some(endpoint), Some(CredentialRef::Named(name))) = (&endpoint, &credentials)
-            && let Some(rule) = self.reach.fault(name, endpoint)
+            && let Some(rule) = self.credentials.fault(name, endpoint)
         {
             faults.push(match &opts.endpoint {
                 Some(text) => fault("endpoint", Some(text), &rule),
@@ -180,7 +177,7 @@ mod tests {
     fn check_by(config: &str, options: &[(&str, &str)], expected: &[&str]) {
         let config = Config::from_table(config.parse().unwrap(), std::iter::empty()).unwrap();
         let clock = WallClock::new(|| Duration::ZERO);
-        let store = CredentialStore::new(&config.credentials, &clock);
+        let store = CredentialStore::new(&config.credentials, &config.endpoints, &clock);
         let router = Router::new(&config, Arc::new(store));
         let options = options.iter();
         let options = options.map(|&(name, value)| (name.into(), value.into()));

@@ -68,7 +68,11 @@ impl Rehearsal {
         let (sender, phase) = watch::channel(Phase::Serving);
         let tasks = Arc::new(Tasks::default());
         let clock = WallClock::system();
-        let credentials = Arc::new(CredentialStore::new(&config.credentials, &clock));
+        let credentials = Arc::new(CredentialStore::new(
+            &config.credentials,
+            &config.endpoints,
+            &clock,
+        ));
         let shared =
             crate::run::assemble::assemble(&config, clock, &credentials, tasks, phase).unwrap();
         Self {

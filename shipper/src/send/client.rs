@@ -13,6 +13,7 @@ use crate::cls::credentials::Credentials;
 use crate::cls::disposition::{Answer, ErrorCode, Outcome, Stranger};
 use crate::cls::request::{UPLOAD_PATH, Upload};
 use crate::cls::sign::{self, SignedParts, Window};
+use crate::send::skew::Skews;
 
 const CONTENT_TYPE_PROTOBUF: &str = "application/x-protobuf";
 
@@ -33,6 +34,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
+    skews: Arc<Skews>,
 }
 
 /// The client can't be built.
@@ -81,7 +83,10 @@ impl Client {
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .build()?;
-        Ok(Self { http })
+        Ok(Self {
+            http,
+            skews: Arc::default(),
+        })
     }
 
     /// Returns the HTTP client itself, for requests that are not uploads.
@@ -108,7 +113,8 @@ impl Client {
                 ("content-type", CONTENT_TYPE_PROTOBUF),
             ],
         };
-        let authorization = sign::authorization(credentials, &parts, Window::around(now_s));
+        let signing_s = self.skews.signing_time(&target.endpoint, now_s);
+        let authorization = sign::authorization(credentials, &parts, Window::around(signing_s));
         let Ok(headers) = headers(&authorization, credentials, body.compression) else {
             return Outcome::Unsendable(
                 "the key pair holds characters that no HTTP header can carry".into(),
@@ -121,7 +127,11 @@ impl Client {
             .timeout(timeout)
             .body(body.bytes.clone());
         match request.send().await {
-            Ok(response) => Outcome::Answer(read_answer(response, credentials).await),
+            Ok(response) => {
+                let answer = read_answer(response, credentials).await;
+                self.skews.learn(&target.endpoint, &answer, now_s);
+                Outcome::Answer(answer)
+            }
             Err(error) if error.is_timeout() => Outcome::Timeout,
             Err(error) => Outcome::Transport(cause(error)),
         }

@@ -21,6 +21,7 @@ use proto::backoff::Backoff;
 use tracing::{debug, error, info, warn};
 
 use crate::base::buffers::Buffers;
+use crate::base::chain::Chain;
 use crate::base::clock::WallClock;
 use crate::base::tasks::Tasks;
 use crate::cls::compress::Compression;
@@ -262,7 +263,7 @@ impl Uploader {
         match stored {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                error!(error = %crate::base::chain::Chain(&error), "dead letters can't be stored, the lane holds");
+                error!(error = %Chain(&error), "dead letters can't be stored, the lane holds");
                 return false;
             }
             Err(error) => {
@@ -291,18 +292,23 @@ impl Uploader {
     /// Sends a part once, if there are credentials to sign with, when the lane has room for it.
     async fn attempt(&self, lane: &Lane, part: &Part, pace: &Pace) -> Attempt {
         let key = lane.key();
-        let place = pace.place().await;
-        let credentials = match self.credentials.snapshot(&key.credentials).await {
+        // Before there is a place on the wire: who fetches keys keeps none from using it.
+        let endpoint = &key.target.endpoint;
+        let snapshot = self.credentials.snapshot(&key.credentials, endpoint).await;
+        let credentials = match snapshot {
             Ok(credentials) => credentials,
             Err(error) => {
-                error!(topic_id = %key.target.topic_id, error = %crate::base::chain::Chain(&error),
-                    "no credentials, the lane holds");
+                if self.credentials.is_vain_look_told() {
+                    error!(topic_id = %key.target.topic_id, error = %Chain(&error),
+                        "no credentials, the lane holds");
+                }
                 return Attempt {
                     outcome: None,
                     credentials: None,
                 };
             }
         };
+        let place = pace.place().await;
         let upload = Upload {
             target: &key.target,
             credentials: &credentials,
@@ -312,7 +318,7 @@ impl Uploader {
         };
         let outcome = self.cloud.upload(upload).await;
         place.end(ended(&outcome, &part.body));
-        if disposition(&outcome) == Disposition::RetryWithNewCredentials {
+        if outcome.is_refusal_of_keys() {
             self.credentials.forget(&key.credentials, &credentials);
         }
         Attempt {

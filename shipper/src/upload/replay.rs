@@ -7,13 +7,13 @@ use bytes::Bytes;
 use prost::Message as _;
 use tracing::warn;
 
+use crate::base::chain::Chain;
 use crate::base::clock::WallClock;
 use crate::cls::compress::Compression;
 use crate::cls::credentials::Credentials;
 use crate::cls::disposition::{Disposition, disposition};
 use crate::cls::request::{Body, Target, Upload};
 use crate::config::Config;
-use crate::config::allowed_hosts::Reach;
 use crate::keys::store::{CredentialRef, CredentialStore, CredentialsError};
 use crate::send::client::{Client, ClientError};
 use crate::upload::letters::{DeadLetters, Letter, StoreError};
@@ -60,26 +60,29 @@ pub async fn replay(
     clock: &WallClock,
     chosen: Option<&str>,
 ) -> Result<Replayed, ReplayError> {
-    let credentials = CredentialStore::new(&config.credentials, clock);
+    let credentials = CredentialStore::new(&config.credentials, &config.endpoints, clock);
     if let Some(name) = chosen {
-        credentials.snapshot(&named(name)).await?;
+        credentials.probe(name).await?;
     }
     let client = Client::new()?;
-    let reach = Reach::new(&config.endpoints);
     let taken = store.take()?;
     let mut unsent = Vec::new();
     for letter in &taken.letters {
         let of_letter = letter.reason.credentials.as_deref();
         let name = chosen.or(of_letter).unwrap_or(&config.defaults.credentials);
-        let is_sent = match credentials.snapshot(&named(name)).await {
-            Ok(credentials) => match target(letter, &reach, name) {
-                Some(target) => send(&client, target, &credentials, letter, clock).await,
-                None => false,
-            },
-            Err(error) => {
-                warn!(error = %crate::base::chain::Chain(&error), "no credentials for a dead letter");
-                false
+        let is_sent = match target(letter) {
+            Some(target) => {
+                let named = CredentialRef::Named(name.to_owned());
+                match credentials.snapshot(&named, &target.endpoint).await {
+                    Ok(credentials) => send(&client, target, &credentials, letter, clock).await,
+                    Err(error) => {
+                        warn!(topic_id = target.topic_id, error = %Chain(&error),
+                            "a dead letter is not sent");
+                        false
+                    }
+                }
             }
+            None => false,
         };
         if !is_sent {
             unsent.push(letter.clone());
@@ -93,13 +96,9 @@ pub async fn replay(
     })
 }
 
-fn named(source: &str) -> CredentialRef {
-    CredentialRef::Named(source.to_owned())
-}
-
-/// Returns where a letter goes, unless the keys of `source` may not be used there: the container that
-/// named the endpoint may have had keys of its own.
-fn target(letter: &Letter, reach: &Reach, source: &str) -> Option<Target> {
+/// Returns where a letter goes. Whether keys may be used there is looked at when they are taken: the
+/// container that named the endpoint may have had keys of its own.
+fn target(letter: &Letter) -> Option<Target> {
     let Ok(endpoint) = letter.reason.endpoint.parse() else {
         warn!(
             endpoint = letter.reason.endpoint,
@@ -107,13 +106,6 @@ fn target(letter: &Letter, reach: &Reach, source: &str) -> Option<Target> {
         );
         return None;
     };
-    if let Some(fault) = reach.fault(source, &endpoint) {
-        warn!(
-            topic_id = letter.reason.topic_id,
-            fault, "a dead letter is not sent"
-        );
-        return None;
-    }
     Some(Target {
         endpoint,
         topic_id: letter.reason.topic_id.clone(),

@@ -5,7 +5,7 @@
 //! takes acknowledgements, and opens streams that leave or are abandoned again from what is
 //! acknowledged, as a driver does.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -192,7 +192,7 @@ impl World {
         let sources = [("default".to_owned(), credentials)].into();
         let uploader = Uploader {
             cloud: Arc::clone(&cloud) as Arc<dyn Cloud>,
-            credentials: Arc::new(CredentialStore::new(&sources, &clock)),
+            credentials: Arc::new(CredentialStore::new(&sources, &BTreeMap::new(), &clock)),
             clock,
             compression: Compression::None,
             concurrency_max: limits.concurrency_max,
