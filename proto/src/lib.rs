@@ -4,6 +4,7 @@
 pub mod backoff;
 pub mod codec;
 pub mod frame;
+pub mod go_regex;
 pub mod limits;
 pub mod log_opts;
 

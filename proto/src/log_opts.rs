@@ -1,8 +1,8 @@
 //! Every log option: one table ([`OPTIONS`]), parsed once into [`LogOpts`].
 //!
 //! Both processes parse the same options with the same code. The driver checks here all that can
-//! be checked without the network; what is carried as text (regular expressions, the Go template
-//! `tag`, names of topics and credentials) the shipper checks through `Relay.Check`.
+//! be checked without the network, regular expressions among it; what is carried as text (the Go
+//! template `tag`, names of topics and credentials) the shipper checks through `Relay.Check`.
 //!
 //! Rules that hold for all options:
 //! - All faults of a container are reported together. Each names option, value and rule; of an
@@ -28,7 +28,7 @@ mod tests;
 mod value;
 
 pub use detail::ContainerDetail;
-pub use fault::{LogOptsError, fault, unknown_tag_rule};
+pub use fault::{LogOptsError, fault, go_regex_rule, unknown_tag_rule};
 pub use opts::{Attributes, Credentials, JOURNAL_BYTES_MIN, LogOpts, Mode, Multiline};
 pub use reader::VALUE_BYTES_MAX;
 pub use secret::{MASK, Secret};

@@ -33,15 +33,16 @@
 //! goes back for that by [`OVERLAP_BYTES_MAX`] at most. What is pending for more than
 //! [`HELD_BYTES_MAX`] of the journal goes out as a part.
 //!
-//! One difference to Go: regular expressions are those of the `regex` crate. `\d`, `\s`, `\w` and
-//! `\b` know all of Unicode there, `\Q…\E` does not exist; the tests list the rest.
+//! Regular expressions mean what they mean in Go ([`pattern`]).
 
 mod json;
 mod lines;
 mod metadata;
+mod pattern;
 mod tag;
 mod template;
 
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use proto::frame::{EntryView, Source};
@@ -49,12 +50,12 @@ use proto::limits::{CLS_BODY_BYTES_MAX, CLS_VALUE_BYTES_MAX, CLS_VALUES_BYTES_MA
 use proto::limits::{CLS_LOGS_MAX, RECORD_LINE_BYTES_MAX};
 use proto::log_opts::{LogOpts, LogOptsError, fault};
 use proto::relay::{Container, Hole};
-use regex::bytes::Regex;
 use tokio::time::Instant;
 
 use crate::cls::encode::{self, Slot, pair_bytes, put_lossy, put_pair, put_pair_head};
 use lines::{Grouper, Head, Joiner, MultilineRule};
 use metadata::ConstantFields;
+use pattern::Pattern;
 
 /// Bytes of the fields that a record has from its line, encoded. An object beyond it becomes text,
 /// which fits: a value may have 1 MiB. No object of that size that is UTF-8 is beyond it: the
@@ -201,8 +202,8 @@ struct Assembly {
 /// From whole lines to records.
 #[derive(Debug)]
 struct Writer {
-    filter: Option<Regex>,
-    exclude: Option<Regex>,
+    filter: Option<Arc<Pattern>>,
+    exclude: Option<Arc<Pattern>>,
     /// Absent if the text is the line.
     template: Option<template::Compiled>,
     clock: template::Clock,
@@ -283,10 +284,10 @@ impl Formatter {
             faults.append(&mut found);
             Default::default()
         });
-        let pattern = opts.multiline.as_ref().map(|rule| &rule.pattern);
-        let mut compile = |option, pattern| compile_regex(option, pattern, &mut faults);
-        let filter = compile("filter-regex", opts.filter_regex.as_ref());
-        let exclude = compile("exclude-regex", opts.exclude_regex.as_ref());
+        let pattern = opts.multiline.as_ref().map(|rule| rule.pattern.as_str());
+        let mut compile = |option, pattern| pattern::compile_option(option, pattern, &mut faults);
+        let filter = compile("filter-regex", opts.filter_regex.as_deref());
+        let exclude = compile("exclude-regex", opts.exclude_regex.as_deref());
         let pattern = compile("multiline-pattern", pattern);
         let multiline = pattern
             .zip(opts.multiline.as_ref())
@@ -472,21 +473,6 @@ impl Formatter {
     /// Returns the container's attributes as `LogGroup.logTags` fields, tag `2a`.
     pub fn log_tags(&self) -> &[u8] {
         &self.log_tags
-    }
-}
-
-fn compile_regex(
-    option: &str,
-    pattern: Option<&String>,
-    faults: &mut Vec<String>,
-) -> Option<Regex> {
-    let pattern = pattern?;
-    match Regex::new(pattern) {
-        Ok(regex) => Some(regex),
-        Err(error) => {
-            faults.push(fault(option, Some(pattern), &metadata::regex_rule(&error)));
-            None
-        }
     }
 }
 

@@ -22,6 +22,11 @@ pub fn fault(name: &str, value: Option<&str>, rule: &str) -> String {
     format!("log-opt {}{shown}: {rule}", shorten(name))
 }
 
+/// Returns the rule that a regular expression breaks.
+pub fn go_regex_rule(reason: &impl std::fmt::Display) -> String {
+    format!("must be a regular expression as Go's regexp has them: {reason}")
+}
+
 /// Returns the rule that an unknown tag of a template breaks.
 pub fn unknown_tag_rule<'a>(tag: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     let hint = hint(tag, known.clone());

@@ -31,11 +31,11 @@ pub struct LogOpts {
     pub template: Template,
     /// `json`: whether a JSON object's members become fields.
     pub json: bool,
-    /// `filter-regex`, not compiled.
+    /// `filter-regex`, in Go's syntax.
     pub filter_regex: Option<String>,
-    /// `exclude-regex`, not compiled.
+    /// `exclude-regex`, in Go's syntax.
     pub exclude_regex: Option<String>,
-    /// `multiline-pattern`, not compiled, and `multiline-timeout`.
+    /// `multiline-pattern`, in Go's syntax, and `multiline-timeout`.
     pub multiline: Option<Multiline>,
     /// `instance_info`, as given.
     pub instance_info: Option<String>,
@@ -97,11 +97,11 @@ pub struct Multiline {
 pub struct Attributes {
     /// `labels`: names, not trimmed.
     pub labels: Vec<String>,
-    /// `labels-regex`, not compiled.
+    /// `labels-regex`, in Go's syntax.
     pub labels_regex: Option<String>,
     /// `env`: names, not trimmed.
     pub env: Vec<String>,
-    /// `env-regex`, not compiled.
+    /// `env-regex`, in Go's syntax.
     pub env_regex: Option<String>,
     /// `tag`, a Go template, not compiled.
     pub tag: Option<String>,
@@ -132,8 +132,8 @@ impl LogOpts {
             ),
             template: reader.template(),
             json: reader.choice("json") != Some("off"),
-            filter_regex: reader.text("filter-regex"),
-            exclude_regex: reader.text("exclude-regex"),
+            filter_regex: reader.pattern("filter-regex"),
+            exclude_regex: reader.pattern("exclude-regex"),
             multiline: reader.multiline(),
             instance_info: reader.text("instance_info"),
             container_details: reader.details(),
@@ -163,9 +163,9 @@ impl Reader<'_> {
     fn attributes(&mut self) -> Attributes {
         Attributes {
             labels: self.names("labels"),
-            labels_regex: self.text("labels-regex"),
+            labels_regex: self.pattern("labels-regex"),
             env: self.names("env"),
-            env_regex: self.text("env-regex"),
+            env_regex: self.pattern("env-regex"),
             tag: self.text("tag"),
         }
     }
@@ -174,7 +174,7 @@ impl Reader<'_> {
         let range = Duration::from_millis(1)..=Duration::from_mins(1);
         let timeout = self.duration("multiline-timeout", range);
         Some(Multiline {
-            pattern: self.text("multiline-pattern")?,
+            pattern: self.pattern("multiline-pattern")?,
             timeout: timeout.unwrap_or(Duration::from_secs(1)),
         })
     }

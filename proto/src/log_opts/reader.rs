@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use super::fault::{LogOptsError, fault, hint};
+use super::fault::{LogOptsError, fault, go_regex_rule, hint};
 use super::secret::MASK;
 use super::table::{Kind, OPTIONS, find};
 use super::value::{self, Units};
+use crate::go_regex;
 
 /// Bytes of one option's value. A longer one is a fault.
 pub const VALUE_BYTES_MAX: usize = 64 << 10;
@@ -58,6 +59,16 @@ impl<'a> Reader<'a> {
 
     pub(super) fn text(&mut self, name: &str) -> Option<String> {
         self.value(name).map(str::to_owned)
+    }
+
+    /// Returns a regular expression that Go understands, as it was given.
+    pub(super) fn pattern(&mut self, name: &str) -> Option<String> {
+        let value = self.value(name)?;
+        if let Err(error) = go_regex::translate(value) {
+            self.fault(name, &go_regex_rule(&error));
+            return None;
+        }
+        Some(value.to_owned())
     }
 
     pub(super) fn checked(

@@ -49,7 +49,7 @@ pub enum Kind {
     Size,
     /// A size in decimal units, as Docker reads `max-size`: `10m` is 10,000,000 bytes.
     DecimalSize,
-    /// A regular expression; the shipper compiles it.
+    /// A regular expression in Go's syntax; the shipper compiles it.
     Regex,
     /// Text with `{tags}`.
     Template,

@@ -211,6 +211,38 @@ fn what_a_record_is() {
 }
 
 #[test]
+fn patterns_are_checked_without_a_shipper() {
+    for name in [
+        "filter-regex",
+        "exclude-regex",
+        "multiline-pattern",
+        "labels-regex",
+        "env-regex",
+    ] {
+        let rule = "must be a regular expression as Go's regexp has them";
+        for (value, reason) in [
+            ("(", "a ( has no )"),
+            ("(?=x)", "there is no look-ahead, (?= or (?!"),
+            ("a**", "* repeats a repetition; put ( ) around it"),
+            (
+                "x{2,1}",
+                "a repetition has the form {n,m}, with n up to m and m up to 1000",
+            ),
+        ] {
+            bad(
+                name,
+                value,
+                &format!("log-opt {name}={value}: {rule}: {reason}"),
+            );
+        }
+        assert!(
+            parse(&[(name, r"^\[\033\[31m]{,3}\Q(\E")]).is_ok(),
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn tags_of_a_template_are_known() {
     let fault = parse(&[("template", "{contaner_name} {x}"), ("labels", "app")])
         .unwrap_err()

@@ -18,12 +18,14 @@
 //! Bounds: a line and a record have at most [`RECORD_LINE_BYTES_MAX`] bytes; an unfinished line
 //! waits for [`LINE_AGE_MAX`] after its last piece, and [`LINE_WAIT_MAX`] after its first.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::frame::{EntryView, Partial, Source};
 use proto::limits::RECORD_LINE_BYTES_MAX;
-use regex::bytes::Regex;
 use tokio::time::Instant;
+
+use super::pattern::Pattern;
 
 /// How long a piece of a line waits for the next one. Pieces of a line come within microseconds, unless
 /// a process writes without ever ending a line.
@@ -266,7 +268,7 @@ enum Relation {
 #[derive(Debug)]
 pub(super) struct MultilineRule {
     /// Matches the first line of a record.
-    pub(super) pattern: Regex,
+    pub(super) pattern: Arc<Pattern>,
     /// How long a record waits for its next line.
     pub(super) timeout: Duration,
 }

@@ -9,12 +9,13 @@
 //! queries and indexes go on working. Fields that a container makes itself never begin with `_`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proto::frame::Source;
 use proto::log_opts::{ContainerDetail, LogOpts, fault};
 use proto::relay::Container;
-use regex::Regex;
 
+use super::pattern::{self, Pattern};
 use super::{Origin, json, tag};
 use crate::cls::encode::{self, put_pair};
 
@@ -53,14 +54,7 @@ pub(super) fn attributes(
     let asked = &opts.attributes;
     let mut faults = Vec::new();
     let mut compile = |option: &str, pattern: &Option<String>| {
-        let pattern = pattern.as_deref()?;
-        match Regex::new(pattern) {
-            Ok(regex) => Some(regex),
-            Err(error) => {
-                faults.push(fault(option, Some(pattern), &regex_rule(&error)));
-                None
-            }
-        }
+        pattern::compile_option(option, pattern.as_deref(), &mut faults)
     };
     let labels_regex = compile("labels-regex", &asked.labels_regex);
     let env_regex = compile("env-regex", &asked.env_regex);
@@ -80,9 +74,11 @@ pub(super) fn attributes(
         return Err(faults);
     }
     let mut found = BTreeMap::new();
-    let is_asked = |names: &[String], regex: &Option<Regex>, name: &str| {
+    let is_asked = |names: &[String], regex: &Option<Arc<Pattern>>, name: &str| {
         names.iter().any(|asked| asked == name)
-            || regex.as_ref().is_some_and(|regex| regex.is_match(name))
+            || regex
+                .as_ref()
+                .is_some_and(|regex| regex.is_match(name.as_bytes()))
     };
     for (name, value) in &container.labels {
         if is_asked(&asked.labels, &labels_regex, name) {
@@ -98,14 +94,6 @@ pub(super) fn attributes(
     }
     found.extend(tag.map(|tag| ("tag".to_owned(), tag)));
     Ok(found)
-}
-
-/// Returns the rule that a regular expression breaks, in one line.
-pub(super) fn regex_rule(error: &regex::Error) -> String {
-    let text = error.to_string();
-    let reason = text.lines().last().unwrap_or_default();
-    let reason = reason.strip_prefix("error: ").unwrap_or(reason);
-    format!("must be a regular expression: {reason}")
 }
 
 /// Returns what the constant tags of a template stand for. An attribute that an option names and
