@@ -7,7 +7,9 @@
     reason = "a panic fails a test"
 )]
 
+mod disk_faults;
 mod fake;
+mod faulty;
 
 use driver::{Config, Disk, RawConfig, RealDisk, RunError, TableError};
 use fake::{
