@@ -8,6 +8,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Least bound of a journal: what is in flight takes half, and a segment must remain to be dropped.
+pub(crate) const JOURNAL_BYTES_MIN: u64 = 1 << 20;
+
 /// One setting.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
@@ -317,7 +320,7 @@ impl Config {
             shipper_token_file: check.path(&SHIPPER_TOKEN_FILE),
             host_name: check.host_name(),
             log_level: check.log_level(),
-            journal_bytes_max: check.size(&JOURNAL_SIZE, crate::journal::JOURNAL_BYTES_MIN),
+            journal_bytes_max: check.size(&JOURNAL_SIZE, JOURNAL_BYTES_MIN),
             journal_total_bytes_max: check.size(&JOURNAL_TOTAL_SIZE, 0),
             disk_free_bytes_min: check.size(&JOURNAL_FREE_DISK, 0),
             journal_sync: check.millis(&JOURNAL_SYNC_MS, 10),

@@ -17,11 +17,9 @@ use proto::frame::{self, Decoded, EntryView};
 use proto::limits::FRAME_BYTES_MAX;
 use serde::Deserialize;
 
-use crate::containers::{ENDED_FILE_NAME, META_FILE_NAME, Meta, is_journal_id};
 use crate::disk::RealDisk;
-use crate::journal::{Folder, segment_start};
-use crate::journal::{OpenError, Saved, read_state};
-use crate::kept::kept_start;
+use crate::journal::{Folder, OpenError, Saved, read_state, segment_start};
+use crate::table::{ENDED_FILE_NAME, META_FILE_NAME, Meta, is_journal_id, kept_start};
 
 /// Digits of a journal's id that `ls` shows, as Docker does with those of containers.
 const SHORT_ID_DIGITS: usize = 12;

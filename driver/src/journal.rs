@@ -55,7 +55,7 @@ mod walk;
 
 pub(crate) use ack::AckError;
 pub(crate) use append::{Appended, Appender};
-pub(crate) use budget::{Bounds, Budget, JOURNAL_BYTES_MIN, Shortage};
+pub(crate) use budget::{Bounds, Budget, Shortage};
 
 pub(crate) use counters::DropReason;
 pub(crate) use medium::{

@@ -1,52 +1,47 @@
 //! The driver: a Docker logging plugin that moves bytes and understands none of them.
 //!
 //! ```text
-//! engine ──StartLogging──▶ plugin_api ──▶ containers (table on disk)
-//! FIFO ──splice──▶ fifo (pump thread) ──▶ journal ──▶ gather ──▶ forward ──gRPC──▶ shipper
-//!                                            ▲                      │
-//!                                            └────────ack───────────┘
+//! engine ──StartLogging──▶ engine ──▶ table (on disk) ──▶ registry (streams)
+//! FIFO ──splice──▶ pump (one thread) ──▶ journal ──▶ relay ──gRPC──▶ shipper
+//!                                           ▲          │
+//!                                           └───ack────┘
 //! ```
 //!
 //! It holds no credential of the cloud and speaks to no one but the engine and the shipper. Three
 //! promises shape it: SIGKILL loses and repeats no byte of a FIFO; a FIFO is always read, whatever
 //! is down; nothing on the path of a container's start or stop waits for the network.
 
+mod blocking;
+#[cfg(any(test, feature = "fuzz"))]
+#[path = "../tests/call_model/model.rs"]
+pub mod call_model;
+mod chain;
 mod config;
-mod containers;
-
-mod damaged;
 pub mod descriptors;
 mod disk;
-mod explain;
-mod fifo;
-mod final_reports;
-mod forward;
-mod gather;
+mod engine;
 pub mod inspect;
 mod journal;
-mod keeper;
-mod kept;
 pub mod logging;
-mod places;
-mod plugin_api;
-#[cfg(any(test, feature = "fuzz"))]
-pub mod rehearsal;
-mod resolve;
+mod pump;
+mod registry;
+mod relay;
 pub mod sandbox;
-mod start;
+mod stream;
+mod table;
+mod upkeep;
 
 pub use config::{Config, ConfigError, Endpoint, RawConfig, SETTINGS, Setting};
-pub use containers::TableError;
 pub use disk::{Disk, RealDisk};
-pub use fifo::PumpError;
-pub use plugin_api::BindError;
+pub use engine::BindError;
+pub use pump::PumpError;
+pub use table::TableError;
 
-use containers::{Table, TableSettings};
-use fifo::{Pump, Signals};
-use forward::Forwarder;
-use journal::Budget;
-use keeper::Keeper;
-use kept::Kept;
+use blocking::blocking;
+use engine::Containers;
+use pump::Pump;
+use registry::Shared;
+use relay::Forwarder;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
@@ -55,11 +50,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
+use upkeep::Upkeep;
 
 /// Blocking threads that the driver uses at once: for starts, and one each for a recovery, room in
 /// full journals, a sync, a pass of the forwarder, its files, and the last sync. A runtime with fewer
 /// lets one wait for another, and all of them for the slowest disk.
-pub const DISK_THREADS_MAX: usize = containers::STARTS_MAX + 6;
+pub const DISK_THREADS_MAX: usize = engine::STARTS_MAX + 6;
 
 /// Time of a stop by which what is in flight is acknowledged, or sent again by the next process.
 const FINISHED_BY: Duration = Duration::from_millis(2250);
@@ -69,7 +65,7 @@ const DRAINED_BY: Duration = Duration::from_millis(3250);
 /// and containers wait meanwhile.
 const SYNCED_BY: Duration = Duration::from_millis(4500);
 
-const _: () = assert!(forward::FINISH_WAIT_MAX.as_millis() < FINISHED_BY.as_millis());
+const _: () = assert!(relay::FINISH_WAIT_MAX.as_millis() < FINISHED_BY.as_millis());
 
 /// Why the driver could not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -103,57 +99,34 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     // First of all: the engine disables a plugin that does not listen.
-    let listener = plugin_api::bind(&config.plugin_socket)?;
+    let listener = engine::bind(&config.plugin_socket)?;
     let socket = config.plugin_socket.clone();
-    let signals = Arc::new(Signals::default());
-    let mut pump = Pump::start(Arc::clone(&signals), config.journal_block_max)?;
-    let budget = Arc::new(Budget::new(config.journal_total_bytes_max));
-    let kept = Arc::new(Kept::from_config(&config, &disk));
-    let (connected, checker) = forward::connection();
-    let settings = TableSettings {
-        state_dir: config.state_dir.clone(),
-        host_name: config.host_name.clone(),
-        journal_bytes_max: config.journal_bytes_max,
-    };
-    let opening = Table::open(
-        settings,
-        Arc::clone(&disk),
-        Arc::clone(&budget),
-        Arc::clone(&kept),
-        pump.handle(),
-        Arc::clone(&signals),
-        checker,
-    );
+    let shared = Shared::new(&config, disk);
+    let mut pump = Pump::start(Arc::clone(&shared.signals), config.journal_block_max)?;
+    let (connected, checker) = relay::connection();
+    let settings = engine::Settings::from_config(&config);
+    let opening = Containers::open(settings, shared.clone(), pump.handle(), checker);
     let mut shutdown = std::pin::pin!(shutdown);
-    let Some(table) = before(shutdown.as_mut(), opening).await else {
+    let Some(containers) = before(shutdown.as_mut(), opening).await else {
         remove_socket(&socket);
         return Ok(());
     };
-    let table = Arc::new(table?);
-    let keeper = Keeper {
-        table: Arc::clone(&table),
-        signals: Arc::clone(&signals),
-        budget,
-        kept,
-        disk,
-        state_dir: config.state_dir.clone(),
-        disk_free_bytes_min: config.disk_free_bytes_min,
-        sync: config.journal_sync,
-    };
+    let containers = Arc::new(containers?);
+    let upkeep = Upkeep::new(&config, shared.clone());
     let (stop, stopping) = watch::channel(false);
     let mut parts = JoinSet::new();
-    let recovering = Arc::clone(&table);
+    let recovering = Arc::clone(&containers);
     parts.spawn_blocking(move || {
         recovering.recover();
         "recovery"
     });
-    let served = Arc::clone(&table);
+    let served = Arc::clone(&containers);
     parts.spawn(async move {
-        plugin_api::serve(listener, served).await;
+        engine::serve(listener, served).await;
         "the plugin API"
     });
-    parts.spawn(named("the keeper", keeper.clone().run()));
-    let forwarder = Forwarder::new(config, table, signals, connected, stopping);
+    parts.spawn(named("upkeep", upkeep.clone().run()));
+    let forwarder = Forwarder::new(config, &shared, connected, stopping);
     parts.spawn(named(FORWARDER, forwarder.run()));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "driver started");
 
@@ -164,7 +137,7 @@ pub async fn run(
     if timeout_at(began + DRAINED_BY, pump.stop()).await.is_err() {
         tracing::warn!("a FIFO could not be read empty in time");
     }
-    let synced = keeper::blocking(move || keeper.sync_all());
+    let synced = blocking(move || upkeep.sync_all());
     if timeout_at(began + SYNCED_BY, synced).await.is_err() {
         tracing::warn!("the journals could not be synced in time");
     }
@@ -233,19 +206,4 @@ async fn stop_parts(parts: &mut JoinSet<&'static str>, deadline: Instant) {
         tracing::warn!("the forwarder did not finish in time");
     }
     parts.abort_all();
-}
-
-/// Shows an error with its causes, once each.
-pub(crate) struct Chain<'a, E>(pub(crate) &'a E);
-
-impl<E: std::error::Error> std::fmt::Display for Chain<'_, E> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }

@@ -21,7 +21,7 @@
 mod calls;
 mod files;
 
-use crate::Config;
+use crate::config::Config;
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};

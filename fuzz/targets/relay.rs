@@ -10,23 +10,20 @@ use tokio::runtime::{Builder, Runtime};
 
 struct Stage {
     runtime: Runtime,
-    driver: driver::rehearsal::Rehearsal,
+    driver: driver::call_model::CallModel,
     shipper: shipper::run::rehearsal::Rehearsal,
-    _folder: tempfile::TempDir,
 }
 
 static STAGE: LazyLock<Stage> = LazyLock::new(|| {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let folder = tempfile::tempdir().unwrap();
     let (driver, shipper) = runtime.block_on(async {
-        let driver = driver::rehearsal::Rehearsal::new(folder.path()).await;
+        let driver = driver::call_model::CallModel::new();
         (driver, shipper::run::rehearsal::Rehearsal::new())
     });
     Stage {
         runtime,
         driver,
         shipper,
-        _folder: folder,
     }
 });
 

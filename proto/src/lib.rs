@@ -7,20 +7,8 @@ pub mod frame;
 pub mod go_regex;
 pub mod limits;
 pub mod log_opts;
-
-/// The messages and service of `relay.proto`.
-pub mod relay {
-    #![allow(
-        clippy::allow_attributes_without_reason,
-        clippy::missing_errors_doc,
-        clippy::too_many_lines,
-        unreachable_pub,
-        reason = "generated"
-    )]
-    tonic::include_proto!("relay.v1");
-}
-
 mod redacted;
+pub mod relay;
 
 #[cfg(test)]
 mod golden;

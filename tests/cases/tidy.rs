@@ -1,6 +1,8 @@
 //! Rules of the tree that a machine can hold: module contracts, the tone of messages, tables in
 //! documents that must equal the code, and nothing of the machine it was written on.
 
+mod graph;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

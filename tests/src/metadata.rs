@@ -7,8 +7,7 @@
 //! | `GET /latest/meta-data/cam/security-credentials/<role>` | a key whose id begins with [`CVM_KEY`] |
 //! | `POST /`, action `AssumeRoleWithWebIdentity` | a key whose id begins with [`OIDC_KEY`], for the [`WEB_IDENTITY`] |
 
-use crate::standin::Standin;
-use crate::standin::config::{Clock, Key};
+use crate::standin::{Clock, Key, Standin};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};

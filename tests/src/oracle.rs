@@ -8,7 +8,7 @@
 //! duplicate, not disorder.
 
 use crate::script::Script;
-use crate::standin::store::{Record, Upload, parse_flow};
+use crate::standin::{Record, Upload, parse_flow};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;

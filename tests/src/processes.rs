@@ -6,7 +6,7 @@
 
 use crate::client;
 use crate::dockerd::Dockerd;
-use crate::standin::config::{Config, Key};
+use crate::standin::{Config, Key};
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;

@@ -25,21 +25,23 @@ mod http_api;
 mod link;
 pub mod log_list;
 pub mod quota;
+mod state;
 pub mod store;
 mod upload;
 
-use config::{Clock, Config, Key};
-use fault::{Fault, FaultKind, Faults};
+pub use config::{Clock, Config, Key};
+pub use state::Stats;
+pub use store::{Record, Upload, parse_flow};
+
+use fault::Fault;
 use hyper_util::rt::TokioIo;
 use link::{DripStream, Fate, Link};
-use serde::Serialize;
-use std::collections::BTreeMap;
+use state::{Shared, State};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-use store::{Store, Upload};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -50,25 +52,6 @@ pub struct Standin {
     address: SocketAddr,
     state: Arc<State>,
     tasks: JoinSet<()>,
-}
-
-/// What a stand-in counts.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Stats {
-    /// Uploads received, good or bad.
-    pub requests: u64,
-    /// Records accepted since the start, also those that were deleted since.
-    pub records: u64,
-    /// Bytes of all upload bodies as sent.
-    pub sent_bytes: u64,
-    /// Bytes of all accepted bodies before compression.
-    pub plain_bytes: u64,
-    /// Groups that came again with an id and bytes that had come before: retries.
-    pub repeated_groups: u64,
-    /// Answers to uploads by status and error code.
-    pub answers: BTreeMap<String, u64>,
-    /// Uploads that suffered a fault, by kind.
-    pub faults: BTreeMap<String, u64>,
 }
 
 impl Standin {
@@ -170,54 +153,6 @@ impl Standin {
     /// Serves until the stand-in is broken, which is never.
     pub async fn join(mut self) {
         self.tasks.join_next().await;
-    }
-}
-
-/// What all connections share.
-#[derive(Debug)]
-struct State {
-    config: Config,
-    clock: Clock,
-    keys: Shared<Vec<Key>>,
-    store: Shared<Store>,
-    stats: Shared<Stats>,
-    faults: Shared<Faults>,
-    quota: Shared<quota::Quota>,
-    /// Buffers that no request uses now; as many as there were requests at once.
-    scratches: Shared<Vec<body::Scratch>>,
-    watcher: Option<mpsc::Sender<Arc<Upload>>>,
-}
-
-impl State {
-    fn stats(&self) -> Stats {
-        let mut stats = self.stats.lock().clone();
-        let store = self.store.lock();
-        stats.records = store.record_count();
-        stats.repeated_groups = store.repeated_groups();
-        stats.faults.clone_from(&self.faults.lock().applied);
-        stats
-    }
-
-    fn replace_keys(&self, keys: Vec<Key>) {
-        *self.keys.lock() = keys;
-        self.faults
-            .lock()
-            .end(|fault| fault.kind == FaultKind::UntilNewKey);
-    }
-}
-
-/// A mutex that is never held across an await, and that outlives a panic of its holder: what it
-/// guards is counted and listed, never half-changed.
-#[derive(Debug, Default)]
-struct Shared<T>(Mutex<T>);
-
-impl<T> Shared<T> {
-    fn new(value: T) -> Self {
-        Self(Mutex::new(value))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

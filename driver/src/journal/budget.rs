@@ -2,11 +2,9 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use crate::config::JOURNAL_BYTES_MIN;
 use proto::limits::{CHUNK_BYTES_MAX, FRAME_BYTES_MAX};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-/// Least bound of a journal: what is in flight takes half, and a segment must remain to be dropped.
-pub(crate) const JOURNAL_BYTES_MIN: u64 = 1 << 20;
 
 /// Bytes of a segment. A journal of less than eight such has smaller ones.
 const SEGMENT_BYTES_MAX: u64 = 1 << 20;

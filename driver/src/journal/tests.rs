@@ -14,6 +14,7 @@ use super::segment::*;
 use super::shared::*;
 use super::walk::*;
 use super::*;
+use crate::config::JOURNAL_BYTES_MIN;
 use crate::disk::{Disk, RealDisk};
 use proptest::prelude::*;
 use proto::limits::{CHUNK_BYTES_MAX, FRAME_BYTES_MAX};
@@ -453,7 +454,7 @@ fn the_host_budget_leaves_a_quiet_container_two_segments() {
     assert!(busy.journal.room_bytes() > 0);
 }
 
-/// A journal that was full when the pump asked for room may not be so when the keeper looks: then
+/// A journal that was full when the pump asked for room may not be so when upkeep looks: then
 /// nobody has to pay, least of all another container.
 #[test]
 fn an_acknowledgement_ends_a_shortage() {

@@ -12,7 +12,7 @@
 //! the path of a log line do not run the filter.
 
 use super::files::dials_tcp;
-use crate::Config;
+use crate::config::Config;
 use seccompiler::{
     BackendError, BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp,
     SeccompCondition, SeccompFilter, SeccompRule,

@@ -13,7 +13,7 @@
 //! Connecting to a unix socket by its path is out of the rules' reach before Linux 7.1: what keeps
 //! the driver from other sockets in /host/run is that they are not mounted, see docs/security.md.
 
-use crate::{Config, Endpoint};
+use crate::config::{Config, Endpoint};
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, LandlockStatus, NetPort, PathBeneath, PathFd,
     Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetError, Scope,

@@ -795,7 +795,14 @@ async fn a_container_starts_although_the_disk_refuses_its_record() {
         .wait("its lines arrive", |state| line_count(state) == 10)
         .await;
     std::fs::rename(&away, &state).unwrap();
-    eventually("it is on record", || host.streams().len() == 2).await;
+    eventually("it is on record", || {
+        let records = host
+            .streams()
+            .into_iter()
+            .filter(|folder| folder.join("meta.json").exists());
+        records.count() == 2
+    })
+    .await;
     driver.drop_abruptly().await;
     let driver = host.run();
     container.write_lines(10).await;

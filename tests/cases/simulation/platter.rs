@@ -93,7 +93,7 @@ enum Kind {
 }
 
 /// How many lines of each container are in journals, and how many must be on stable storage: those
-/// that were in the journal when a round of the keeper began, once the next round is over.
+/// that were in the journal when a round of syncs began, once the next round is over.
 #[derive(Debug, Default)]
 struct Lines {
     received: BTreeMap<usize, u64>,
@@ -224,7 +224,7 @@ impl Platter {
         lines.syncing = None;
     }
 
-    /// Notes that a round of the keeper begins, and so that the last one is over.
+    /// Notes that a round of syncs begins, and so that the last one is over.
     pub(super) fn round_begins(&self) {
         let lines = &mut self.lock().lines;
         if let Some(synced) = lines.syncing.take() {

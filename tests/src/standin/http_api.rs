@@ -1,10 +1,10 @@
 //! The stand-in's HTTP surface: routes, faults, and answers.
 
-use crate::standin::State;
 use crate::standin::auth::SignedParts;
 use crate::standin::config::Key;
 use crate::standin::fault::{Fault, FaultKind};
 use crate::standin::link::{Fate, Link};
+use crate::standin::state::State;
 use crate::standin::store::{Record, Upload};
 use crate::standin::upload::{self, Refusal};
 use bytes::Bytes;

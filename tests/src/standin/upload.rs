@@ -4,11 +4,11 @@
 //! topic, body, content, quota. Every refusal has the status and `errorcode` of CLS document
 //! 614/12402; where it names none (bounds on counts, keys and times), `InvalidContent`.
 
-use crate::standin::State;
 use crate::standin::auth::{AuthError, Authorization, SignedParts};
 use crate::standin::body::{self, BodyError, Compression};
 use crate::standin::config::{Topic, TopicState};
 use crate::standin::log_list::{self, ListError, Summary};
+use crate::standin::state::State;
 use crate::standin::store::{Accepted, Upload};
 use bytes::Bytes;
 use std::net::IpAddr;

@@ -1,6 +1,6 @@
 //! What the next request carries: one pass over the streams that have something to say.
 //!
-//! Pure of network and time: the forwarder hands in the shipper's responses and the present time,
+//! Pure of network and time: the session hands in the shipper's responses and the present time,
 //! and gets a request back. It reads the disk, so it runs on a blocking thread. All state of a
 //! call lives here, with one owner at a time, so nothing in it is locked.
 //!
@@ -11,46 +11,35 @@
 //! ```
 //!
 //! A shipper is not assumed hostile, but it may be wrong: what it says of a stream that did not ask,
-//! an acknowledgement of what was not sent, ends the call with the reason ([`Round::fault`]), and
+//! an acknowledgement of what was not sent, ends the call with the reason ([`GatherOutput::fault`]), and
 //! nothing of it counts. What it says of streams that this call does not know is ignored: it may
 //! cross their end.
 //!
-//! Bounds: a request holds [`REQUEST_BYTES_MAX`] of frames and [`REQUEST_EVENTS_MAX`] events; a stream
+//! Bounds: a request holds `REQUEST_BYTES_MAX` of frames and `REQUEST_EVENTS_MAX` events; a stream
 //! gives one chunk per turn, and turns go round, so that a busy stream does not delay a quiet one.
 //! Beyond [`STREAMS_PER_CALL_MAX`] streams the next waits until one ends.
 //!
 //! A request says when it was gathered, and since when the stream waits whose turn is next. By that
 //! the shipper tells what has not been written, the rest of a line, from what is on its way.
 
-use crate::containers::{Stream, Table};
-use crate::fifo::Signals;
-use crate::journal::{AckError, Hole, Next, SettledCounts};
+use super::call_stream::{CallStream, Phase, REFUSED_BASE};
+use super::draft::{Buffers, Draft};
+use super::explain;
+use crate::chain::Chain;
+use crate::journal::{AckError, SettledCounts};
 use crate::logging::Throttle;
-use bytes::{Bytes, BytesMut};
-use proto::backoff::Backoff;
-use proto::limits::{
-    CHUNK_BYTES_MAX, FRAME_BYTES_MAX, REQUEST_EVENTS_MAX, REQUEST_FRAMES_BYTES_MAX,
-    REQUEST_OPENS_BYTES_MAX, STREAMS_PER_CALL_MAX,
-};
-use proto::relay::{
-    self, Ack, Chunk, Event, Finish, HostReport, ShipRequest, ShipResponse, event::Kind,
-};
+use crate::registry::{Registry, Signals};
+use crate::stream::Stream;
+use bytes::BytesMut;
+use proto::limits::{CHUNK_BYTES_MAX, STREAMS_PER_CALL_MAX};
+use proto::relay::{Ack, Event, HostReport, ShipRequest, ShipResponse, event::Kind};
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Bytes of frames in one request. Half of what the contract allows: twice as much costs 2 MiB of
-/// memory and, measured, no less CPU per frame.
-const REQUEST_BYTES_MAX: usize = REQUEST_FRAMES_BYTES_MAX / 2;
-
 /// Bytes that are read per report to count entries that wait: some 10 ms of CPU.
 const COUNT_BYTES_MAX: usize = 64 << 20;
-
-/// Delay before a stream that was refused is opened again: first, and at most.
-const REFUSED_BASE: Duration = Duration::from_secs(1);
-const REFUSED_CAP: Duration = Duration::from_secs(30);
 
 /// How often a read may fail before the segment is given up.
 const READ_ATTEMPTS_MAX: u32 = 3;
@@ -59,12 +48,14 @@ const READ_ATTEMPTS_MAX: u32 = 3;
 const READ_RETRY: Duration = Duration::from_secs(1);
 
 static SAVE_FAILED: Throttle = Throttle::new();
+
 static READ_FAILED: Throttle = Throttle::new();
+
 static UNEARNED: Throttle = Throttle::new();
 
 /// What a pass found.
 #[derive(Debug, Default)]
-pub(crate) struct Round {
+pub(crate) struct GatherOutput {
     /// What to send, if anything.
     pub(crate) request: Option<ShipRequest>,
     /// The request was full: another one is waiting.
@@ -83,8 +74,9 @@ pub(crate) struct Round {
 /// Everything that belongs to one call.
 #[derive(Debug)]
 pub(crate) struct Gatherer {
-    table: Arc<Table>,
+    registry: Arc<Registry>,
     signals: Arc<Signals>,
+    host_name: String,
     /// Random bits for the jitter of backoffs.
     seed: u64,
     /// When the call began: zero of the clock that the shipper is told.
@@ -104,57 +96,19 @@ pub(crate) struct Gatherer {
     buffers: Buffers,
 }
 
-/// A stream's part in the call.
-#[derive(Debug)]
-struct CallStream {
-    stream: Arc<Stream>,
-    phase: Phase,
-    backoff: Backoff,
-    /// The reason that was said last.
-    refusal: Option<String>,
-    is_queued: bool,
-    wants_credit: bool,
-    /// What the shipper believes: there is more.
-    says_more: bool,
-    read_failure_count: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Waiting,
-    OpenSent,
-    Open { window_bytes: u64 },
-    Refused,
-}
-
-/// A request in the making. Chunks get their bytes when the buffer is complete.
-#[derive(Default)]
-struct Draft {
-    events: Vec<Event>,
-    chunks: Vec<(usize, Range<usize>)>,
-    used_bytes: usize,
-    open_bytes: usize,
-}
-
-impl Draft {
-    fn push(&mut self, kind: Kind) {
-        self.events.push(Event { kind: Some(kind) });
-    }
-
-    fn is_full(&self) -> bool {
-        self.events.len() >= REQUEST_EVENTS_MAX
-            || self.open_bytes >= REQUEST_OPENS_BYTES_MAX
-            || REQUEST_BYTES_MAX - self.used_bytes < FRAME_BYTES_MAX
-    }
-}
-
 impl Gatherer {
     /// Returns a gatherer with no call.
-    pub(crate) fn new(table: Arc<Table>, signals: Arc<Signals>, seed: u64) -> Self {
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        signals: Arc<Signals>,
+        host_name: &str,
+        seed: u64,
+    ) -> Self {
         let now = Instant::now();
         Self {
-            table,
+            registry,
             signals,
+            host_name: host_name.to_owned(),
             seed,
             began: now,
             now,
@@ -178,7 +132,7 @@ impl Gatherer {
         self.queue.clear();
         self.surplus.clear();
         self.retries.clear();
-        for stream in self.table.streams() {
+        for stream in self.registry.streams() {
             stream.journal().rewind();
             self.enqueue_stream(&stream);
         }
@@ -193,25 +147,29 @@ impl Gatherer {
     }
 
     /// Applies what the shipper said. Blocks on the disk.
-    pub(crate) fn apply(&mut self, responses: &mut Vec<ShipResponse>, now: Instant) -> Round {
+    pub(crate) fn apply(
+        &mut self,
+        responses: &mut Vec<ShipResponse>,
+        now: Instant,
+    ) -> GatherOutput {
         self.now = now;
-        let mut round = Round::default();
+        let mut output = GatherOutput::default();
         for response in responses.drain(..) {
             for opened in response.opened {
-                self.opened(opened.stream, opened.window_bytes, &mut round);
+                self.opened(opened.stream, opened.window_bytes, &mut output);
             }
             for ack in response.acks {
-                self.acked(&ack, &mut round);
+                self.acked(&ack, &mut output);
             }
             for window in response.windows {
-                self.resized(window.stream, window.bytes, &mut round);
+                self.resized(window.stream, window.bytes, &mut output);
             }
             for refused in response.refused {
                 self.refused(refused.stream, refused.reason);
             }
         }
-        round.wake_at = self.retries.iter().map(|&(at, _)| at).min();
-        round
+        output.wake_at = self.retries.iter().map(|&(at, _)| at).min();
+        output
     }
 
     /// Returns how many streams wait to be tried again.
@@ -220,22 +178,22 @@ impl Gatherer {
         self.retries.len()
     }
 
-    /// Returns the host's counters, with those of streams that are over from a number on, and the
+    /// Returns the host's counters, with those of finished streams from a number on, and the
     /// number from which on they are new next time.
-    pub(crate) fn report(&mut self, finals_from: u64) -> (HostReport, u64) {
+    pub(crate) fn report(&mut self, first_unconfirmed: u64) -> (HostReport, u64) {
         self.count_ahead();
-        let (streams, finals_next) = self.table.reports(finals_from);
+        let (streams, first_new) = self.registry.reports(first_unconfirmed);
         let report = HostReport {
-            host: self.table.host_name().to_owned(),
+            host: self.host_name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             streams,
         };
-        (report, finals_next)
+        (report, first_new)
     }
 
     /// Counts what waits in the journals, a part of it at a time if it is much.
     fn count_ahead(&mut self) {
-        let mut streams = self.table.streams();
+        let mut streams = self.registry.streams();
         let mut buffer = self.buffers.take();
         let mut left_bytes = COUNT_BYTES_MAX;
         while left_bytes > 0 && !streams.is_empty() {
@@ -251,15 +209,15 @@ impl Gatherer {
         self.buffers.put(buffer);
     }
 
-    /// Learns that the shipper has noted the last counters of all streams that are over, below a
+    /// Learns that the shipper has noted the last counters of all finished streams, below a
     /// number. Blocks on the disk.
-    pub(crate) fn told(&self, finals_next: u64) {
-        self.table.told(finals_next);
+    pub(crate) fn reports_confirmed_below(&self, number: u64) {
+        self.registry.reports_confirmed_below(number);
     }
 
     /// Fills a request. With nothing to send there is one only if the shipper is to be told the time.
     /// Blocks on the disk.
-    pub(crate) fn gather(&mut self, now: Instant, tells_time: bool, round: &mut Round) {
+    pub(crate) fn gather(&mut self, now: Instant, tells_time: bool, output: &mut GatherOutput) {
         self.now = now;
         self.enqueue_ready();
         self.asked = now;
@@ -269,10 +227,10 @@ impl Gatherer {
             let Some((_, number)) = self.queue.pop_front() else {
                 break;
             };
-            self.turn(number, &mut buffer, &mut draft);
+            self.visit_stream(number, &mut buffer, &mut draft);
         }
-        round.has_more = !self.queue.is_empty();
-        round.wake_at = self.retries.iter().map(|&(at, _)| at).min();
+        output.has_more = !self.queue.is_empty();
+        output.wake_at = self.retries.iter().map(|&(at, _)| at).min();
         let frames = self.buffers.put(buffer);
         for (index, range) in draft.chunks {
             if let Some(Event {
@@ -284,7 +242,7 @@ impl Gatherer {
         }
         if tells_time || !draft.events.is_empty() {
             let served_at = self.queue.front().map_or(now, |&(since, _)| since);
-            round.request = Some(ShipRequest {
+            output.request = Some(ShipRequest {
                 events: draft.events,
                 gathered_ms: Some(self.call_ms(now)),
                 served_ms: self.call_ms(served_at),
@@ -293,8 +251,8 @@ impl Gatherer {
     }
 
     /// Says when a request was complete.
-    pub(crate) fn stamp(&self, round: &mut Round, now: Instant) {
-        if let Some(request) = &mut round.request {
+    pub(crate) fn stamp(&self, output: &mut GatherOutput, now: Instant) {
+        if let Some(request) = &mut output.request {
             request.gathered_ms = Some(self.call_ms(now));
         }
     }
@@ -339,19 +297,8 @@ impl Gatherer {
                 return;
             }
             let seed = self.seed ^ u64::from(number);
-            self.streams.insert(
-                number,
-                CallStream {
-                    stream: Arc::clone(stream),
-                    phase: Phase::Waiting,
-                    backoff: Backoff::new(REFUSED_BASE, REFUSED_CAP, seed),
-                    refusal: None,
-                    is_queued: false,
-                    wants_credit: false,
-                    says_more: false,
-                    read_failure_count: 0,
-                },
-            );
+            let call = CallStream::new(Arc::clone(stream), seed);
+            self.streams.insert(number, call);
         }
         self.enqueue(number);
     }
@@ -366,7 +313,7 @@ impl Gatherer {
     }
 
     /// Lets a stream say one thing, and queues it again if it may have more.
-    fn turn(&mut self, number: u32, buffer: &mut BytesMut, draft: &mut Draft) {
+    fn visit_stream(&mut self, number: u32, buffer: &mut BytesMut, draft: &mut Draft) {
         let Some(call) = self.streams.get_mut(&number) else {
             return;
         };
@@ -399,7 +346,7 @@ impl Gatherer {
                 if let Some(suppressed_count) = READ_FAILED.pass() {
                     tracing::error!(
                         suppressed_count,
-                        error = %crate::Chain(&error),
+                        error = %Chain(&error),
                         container = call.stream.container_id(),
                         "could not read a journal"
                     );
@@ -422,14 +369,14 @@ impl Gatherer {
         }
     }
 
-    fn opened(&mut self, number: u32, window_bytes: u64, round: &mut Round) {
+    fn opened(&mut self, number: u32, window_bytes: u64, output: &mut GatherOutput) {
         let Some(call) = self.streams.get_mut(&number) else {
             return;
         };
         match call.phase {
             Phase::OpenSent | Phase::Open { .. } => {}
             Phase::Waiting | Phase::Refused => {
-                round.fault = Some(call.not_asked("opens"));
+                output.fault = Some(call.not_asked("opens"));
                 return;
             }
         }
@@ -437,17 +384,17 @@ impl Gatherer {
         call.says_more = false;
         call.backoff.reset();
         call.refusal = None;
-        round.has_credit = true;
+        output.has_credit = true;
         self.enqueue(number);
     }
 
-    fn acked(&mut self, ack: &Ack, round: &mut Round) {
+    fn acked(&mut self, ack: &Ack, output: &mut GatherOutput) {
         // A stream that is retired may be acknowledged once more.
         let Some(call) = self.streams.get_mut(&ack.stream) else {
             return;
         };
         if !matches!(call.phase, Phase::Open { .. }) {
-            round.fault = Some(call.not_asked("acknowledges"));
+            output.fault = Some(call.not_asked("acknowledges"));
             return;
         }
         let fates = SettledCounts {
@@ -459,7 +406,7 @@ impl Gatherer {
             Ok(()) => {}
             Err(error @ (AckError::BeyondSent { .. } | AckError::InsideEntry { .. })) => {
                 let container = call.stream.container_id();
-                round.fault = Some(format!("container {container}: {error}"));
+                output.fault = Some(format!("container {container}: {error}"));
                 return;
             }
             Err(error @ AckError::Unearned { .. }) => {
@@ -476,7 +423,7 @@ impl Gatherer {
                 if let Some(suppressed_count) = SAVE_FAILED.pass() {
                     tracing::warn!(
                         suppressed_count,
-                        error = %crate::Chain(&error),
+                        error = %Chain(&error),
                         container = call.stream.container_id(),
                         "an acknowledgement is not on disk"
                     );
@@ -484,20 +431,20 @@ impl Gatherer {
             }
         }
         if std::mem::take(&mut call.wants_credit) {
-            round.has_credit = true;
+            output.has_credit = true;
             self.enqueue(ack.stream);
         }
         self.retire_if_done(ack.stream);
     }
 
-    fn resized(&mut self, number: u32, bytes: u64, round: &mut Round) {
+    fn resized(&mut self, number: u32, bytes: u64, output: &mut GatherOutput) {
         let Some(call) = self.streams.get_mut(&number) else {
             return;
         };
         if let Phase::Open { window_bytes } = &mut call.phase {
             *window_bytes = bytes;
             if std::mem::take(&mut call.wants_credit) {
-                round.has_credit = true;
+                output.has_credit = true;
                 self.enqueue(number);
             }
         }
@@ -513,7 +460,7 @@ impl Gatherer {
         }
         call.phase = Phase::Refused;
         call.stream.journal().rewind();
-        let reason = crate::explain::shown(&reason);
+        let reason = explain::shown(&reason);
         if call.refusal.as_ref() != Some(&reason) {
             tracing::warn!(
                 container = call.stream.container_id(),
@@ -539,143 +486,10 @@ impl Gatherer {
 
     fn retire(&mut self, number: u32) {
         if let Some(call) = self.streams.remove(&number) {
-            self.table.retire(&call.stream);
+            self.registry.retire(&call.stream);
         }
         if let Some((_, stream)) = self.surplus.pop_first() {
             self.enqueue_stream(&stream);
         }
-    }
-}
-
-impl CallStream {
-    /// Returns how a shipper broke the contract that answers what this stream did not ask.
-    fn not_asked(&self, what: &str) -> String {
-        let (number, container) = (self.stream.number(), self.stream.container_id());
-        format!("it {what} stream {number} of container {container}, which is not open")
-    }
-
-    /// Says whether more will come as soon as there is room in the window, unless that was said last.
-    fn say_more(&mut self, has_more: bool, draft: &mut Draft) {
-        if std::mem::replace(&mut self.says_more, has_more) != has_more {
-            draft.push(Kind::Chunk(Chunk {
-                stream: self.stream.number(),
-                first_offset: self.stream.journal().sent_offset(),
-                frames: Bytes::new(),
-                has_more,
-            }));
-        }
-    }
-
-    /// Puts what a stream has to say into the request. Returns whether it may have more.
-    fn say(&mut self, next: Next, draft: &mut Draft) -> bool {
-        let stream = self.stream.number();
-        match next {
-            Next::Frames {
-                first_offset,
-                bytes,
-            } => {
-                let end = draft.used_bytes + bytes;
-                draft
-                    .chunks
-                    .push((draft.events.len(), draft.used_bytes..end));
-                draft.used_bytes = end;
-                self.says_more = self.stream.journal().has_unsent();
-                draft.push(Kind::Chunk(Chunk {
-                    stream,
-                    first_offset,
-                    frames: Bytes::new(),
-                    has_more: self.says_more,
-                }));
-                true
-            }
-            Next::Hole(hole) => {
-                self.says_more = false;
-                draft.push(Kind::Hole(hole_event(stream, &hole)));
-                true
-            }
-            Next::Finish { end_offset } => {
-                draft.push(Kind::Finish(Finish {
-                    stream,
-                    end_offset,
-                    totals: None,
-                }));
-                false
-            }
-            Next::Idle => false,
-            Next::NoCredit { is_window } => {
-                self.wants_credit = true;
-                self.say_more(is_window, draft);
-                false
-            }
-            Next::NoRoom => true,
-        }
-    }
-}
-
-fn hole_event(stream: u32, hole: &Hole) -> relay::Hole {
-    relay::Hole {
-        stream,
-        first_offset: hole.span.start,
-        end_offset: hole.span.end,
-        entries: hole.entries,
-        first_time_nano: hole.first_time_nano,
-        last_time_nano: hole.last_time_nano,
-        reason: hole.reason.as_str().to_owned(),
-    }
-}
-
-/// Buffers of requests, used again when the transport has let go of them: fresh memory would cost
-/// more than what is copied into it.
-#[derive(Debug, Default)]
-struct Buffers {
-    lent: Vec<Bytes>,
-}
-
-impl Buffers {
-    /// Buffers kept: one being sent, one being filled.
-    const KEPT_MAX: usize = 2;
-
-    fn take(&mut self) -> BytesMut {
-        for _ in 0..self.lent.len() {
-            match self.lent.remove(0).try_into_mut() {
-                Ok(buffer) => return buffer,
-                Err(lent) => self.lent.push(lent),
-            }
-        }
-        BytesMut::zeroed(REQUEST_BYTES_MAX)
-    }
-
-    fn put(&mut self, buffer: BytesMut) -> Bytes {
-        let buffer = buffer.freeze();
-        if self.lent.len() < Self::KEPT_MAX {
-            self.lent.push(buffer.clone());
-        }
-        buffer
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_buffer_is_used_again_when_no_chunk_of_it_is_left() {
-        let mut buffers = Buffers::default();
-        let buffer = buffers.take();
-        let address = buffer.as_ptr();
-        let frames = buffers.put(buffer);
-        let chunk = frames.slice(10..20);
-        drop(frames);
-        assert_ne!(
-            buffers.take().as_ptr(),
-            address,
-            "a chunk is still being sent"
-        );
-        drop(chunk);
-        let buffer = buffers.take();
-        assert_eq!(
-            (buffer.as_ptr(), buffer.len()),
-            (address, REQUEST_BYTES_MAX)
-        );
     }
 }

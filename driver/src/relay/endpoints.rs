@@ -1,5 +1,5 @@
-//! Where shippers may be found: a ring of places, one for a unix socket and one for each address of
-//! a name. A host that leaves a place goes on with the next one.
+//! Where shippers may be found: a cycle of candidates, one for a unix socket and one for each address of
+//! a name. A host that leaves a candidate goes on with the next one.
 //!
 //! Endpoints come in the order in which they were set. The addresses of one name come in an order of
 //! chance: hosts that know several shippers by one name spread over them, where the order of a hosts
@@ -7,22 +7,22 @@
 //! whenever its turn comes, since shippers come and go; the address that was used last then comes
 //! last. While a lookup fails, what the last one found goes on to be used.
 //!
-//! Bound: [`ADDRESSES_MAX`] places per name, drawn by lot if there are more.
+//! Bound: [`ADDRESSES_MAX`] candidates per name, drawn by lot if there are more.
 
+use super::resolve::{LookupError, Resolver};
 use crate::config::Endpoint;
-use crate::resolve::{LookupError, Resolver};
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Places that a name stands for at most: a turn through them all must end in a useful time.
+/// Candidates that a name stands for at most: a turn through them all must end in a useful time.
 const ADDRESSES_MAX: usize = 64;
 
-/// A place at which a shipper may be found.
+/// An address at which a shipper may be found.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Candidate {
     /// The endpoint that it belongs to.
     pub(crate) endpoint: Endpoint,
     /// Where to connect.
@@ -37,10 +37,10 @@ pub(crate) enum Target {
     /// To an address.
     Address(SocketAddr),
     /// Nowhere: it is not known where.
-    Unknown(Arc<LookupError>),
+    Unresolved(Arc<LookupError>),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Candidate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.endpoint.to_string();
         match &self.target {
@@ -48,14 +48,14 @@ impl fmt::Display for Place {
             Target::Address(address) if !name.contains(&address.to_string()) => {
                 write!(f, "{name} at {address}")
             }
-            Target::Address(_) | Target::Socket(_) | Target::Unknown(_) => f.write_str(&name),
+            Target::Address(_) | Target::Socket(_) | Target::Unresolved(_) => f.write_str(&name),
         }
     }
 }
 
-/// The ring.
+/// Endpoints and their addresses, in turns.
 #[derive(Debug)]
-pub(crate) struct Ring {
+pub(crate) struct EndpointCycle {
     endpoints: Vec<Known>,
     /// Index of the endpoint whose turn it is.
     current: usize,
@@ -72,8 +72,8 @@ struct Known {
     addresses: Vec<SocketAddr>,
 }
 
-impl Ring {
-    /// Returns a ring that begins with the first of `endpoints`, of which there is one at least.
+impl EndpointCycle {
+    /// Returns a cycle that begins with the first of `endpoints`, of which there is one at least.
     pub(crate) fn new(endpoints: &[Endpoint], seed: u64, resolver: Resolver) -> Self {
         let known = |endpoint: &Endpoint| Known {
             endpoint: endpoint.clone(),
@@ -88,27 +88,27 @@ impl Ring {
         }
     }
 
-    /// Returns how many places a turn through the ring has, as far as they are known.
-    pub(crate) fn place_count(&self) -> usize {
+    /// Returns how many candidates a turn through the cycle has, as far as they are known.
+    pub(crate) fn candidate_count(&self) -> usize {
         let counts = self.endpoints.iter().map(|known| known.addresses.len());
         counts.map(|count| count.max(1)).sum()
     }
 
-    /// Returns the next place.
-    pub(crate) async fn next(&mut self) -> Place {
+    /// Returns the next candidate.
+    pub(crate) async fn next(&mut self) -> Candidate {
         if let Some(address) = self.waiting.pop_front() {
-            return self.place(Target::Address(address));
+            return self.candidate(Target::Address(address));
         }
         self.current = (self.current + 1) % self.endpoints.len();
         let uri = match &self.endpoints[self.current].endpoint {
             Endpoint::Unix(path) => {
                 let target = Target::Socket(path.clone());
-                return self.place(target);
+                return self.candidate(target);
             }
             Endpoint::Http(uri) | Endpoint::Https(uri) => uri.clone(),
         };
         let target = self.turn_to(look_up(&self.resolver, &uri).await);
-        self.place(target)
+        self.candidate(target)
     }
 
     /// Begins the turn of a name, for which `found` stands, and returns where to connect first.
@@ -116,7 +116,7 @@ impl Ring {
         let known = &mut self.endpoints[self.current];
         match found {
             Ok(found) => known.addresses = arrange(found, &known.addresses, &mut self.random),
-            Err(error) if known.addresses.is_empty() => return Target::Unknown(Arc::new(error)),
+            Err(error) if known.addresses.is_empty() => return Target::Unresolved(Arc::new(error)),
             Err(error) => {
                 tracing::debug!(error = %error, "going on with the addresses of the last lookup");
             }
@@ -126,8 +126,8 @@ impl Ring {
         Target::Address(first.expect("a lookup that succeeds finds an address"))
     }
 
-    fn place(&self, target: Target) -> Place {
-        Place {
+    fn candidate(&self, target: Target) -> Candidate {
+        Candidate {
             endpoint: self.endpoints[self.current].endpoint.clone(),
             target,
         }
@@ -144,7 +144,7 @@ fn arrange(
     found.dedup();
     random.shuffle(&mut found);
     let last = used.last();
-    // Stable: all others keep their places.
+    // Stable: all others keep their candidates.
     found.sort_by_key(|address| Some(address) == last);
     // The last one may be the only one that works.
     if found.len() > ADDRESSES_MAX {
@@ -167,27 +167,30 @@ async fn look_up(resolver: &Resolver, uri: &str) -> Result<Vec<SocketAddr>, Look
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resolve::System;
+    use crate::relay::resolve::System;
 
     fn addresses(count: u8) -> Vec<SocketAddr> {
         let address = |number| SocketAddr::from(([10, 0, 0, number], 9463));
         (1..=count).map(address).collect()
     }
 
-    fn ring(seed: u64) -> Ring {
-        Ring::new(
+    fn cycle(seed: u64) -> EndpointCycle {
+        EndpointCycle::new(
             &[Endpoint::Https("https://shipper:9463".into())],
             seed,
             Resolver::new(System),
         )
     }
 
-    /// Takes a turn of a name through the ring.
-    fn turn(ring: &mut Ring, found: Result<Vec<SocketAddr>, LookupError>) -> Vec<SocketAddr> {
-        let Target::Address(first) = ring.turn_to(found) else {
+    /// Takes a turn of a name through the cycle.
+    fn turn(
+        cycle: &mut EndpointCycle,
+        found: Result<Vec<SocketAddr>, LookupError>,
+    ) -> Vec<SocketAddr> {
+        let Target::Address(first) = cycle.turn_to(found) else {
             return Vec::new();
         };
-        let rest = std::mem::take(&mut ring.waiting);
+        let rest = std::mem::take(&mut cycle.waiting);
         [first].into_iter().chain(rest).collect()
     }
 
@@ -199,7 +202,7 @@ mod tests {
     fn hosts_that_know_one_name_begin_at_different_addresses() {
         let mut firsts = Vec::new();
         for seed in 0..300 {
-            let turn = turn(&mut ring(seed), Ok(addresses(3)));
+            let turn = turn(&mut cycle(seed), Ok(addresses(3)));
             let mut sorted = turn.clone();
             sorted.sort_unstable();
             assert_eq!(sorted, addresses(3));
@@ -214,9 +217,9 @@ mod tests {
     #[test]
     fn the_place_that_was_left_last_comes_last() {
         for seed in 0..50 {
-            let mut ring = ring(seed);
-            let before = turn(&mut ring, Ok(addresses(3)));
-            let after = turn(&mut ring, Ok(addresses(4)));
+            let mut cycle = cycle(seed);
+            let before = turn(&mut cycle, Ok(addresses(3)));
+            let after = turn(&mut cycle, Ok(addresses(4)));
             assert_eq!(after.last(), before.last());
             assert_eq!(after.len(), 4);
         }
@@ -224,19 +227,19 @@ mod tests {
 
     #[test]
     fn what_was_known_is_used_while_a_lookup_fails() {
-        let mut ring = ring(1);
-        assert_eq!(turn(&mut ring, Err(failed())), []);
-        assert_eq!(ring.place_count(), 1);
-        let known = turn(&mut ring, Ok(addresses(2)));
-        assert_eq!(turn(&mut ring, Err(failed())), known);
-        assert_eq!(ring.place_count(), 2);
+        let mut cycle = cycle(1);
+        assert_eq!(turn(&mut cycle, Err(failed())), []);
+        assert_eq!(cycle.candidate_count(), 1);
+        let known = turn(&mut cycle, Ok(addresses(2)));
+        assert_eq!(turn(&mut cycle, Err(failed())), known);
+        assert_eq!(cycle.candidate_count(), 2);
     }
 
     #[test]
     fn a_name_of_very_many_addresses_is_cut() {
         for count in [63, 64, 65, 200] {
-            let mut ring = ring(1);
-            let turn = turn(&mut ring, Ok(addresses(count)));
+            let mut cycle = cycle(1);
+            let turn = turn(&mut cycle, Ok(addresses(count)));
             assert_eq!(turn.len(), usize::from(count).min(ADDRESSES_MAX));
         }
     }
@@ -248,13 +251,13 @@ mod tests {
             Endpoint::Http("http://127.0.0.1:1".into()),
             Endpoint::Https("https://[::1]:2".into()),
         ];
-        let mut ring = Ring::new(&endpoints, 1, Resolver::new(System));
+        let mut cycle = EndpointCycle::new(&endpoints, 1, Resolver::new(System));
         let mut seen = Vec::new();
         for _ in 0..4 {
-            seen.push(ring.next().await.to_string());
+            seen.push(cycle.next().await.to_string());
         }
         let expected = ["unix:///a.sock", "http://127.0.0.1:1", "https://[::1]:2"];
         assert_eq!(seen, [&expected[..], &expected[..1]].concat());
-        assert_eq!(ring.place_count(), 3);
+        assert_eq!(cycle.candidate_count(), 3);
     }
 }

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::containers::remove_folder;
+use super::record::remove_folder;
 use crate::disk::Disk;
 
 /// Damaged folders that are kept.

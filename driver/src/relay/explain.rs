@@ -1,8 +1,8 @@
 //! Why a shipper can't be used, and what to do: the causes of an error in one line, with a hint
 //! where the cause is a setting.
 
+use super::connect::ConnectError;
 use crate::config::Endpoint;
-use crate::forward::ConnectError;
 use rustls::{CertificateError, Error as TlsError};
 use std::error::Error;
 use std::fmt;

@@ -1,32 +1,28 @@
-//! Kept segments: the last bytes of each container that CLS already has, for inspection
+//! Retention segments: the last bytes of each container that CLS already has, for inspection
 //! (`keep-file`). Nothing depends on them: any of them may go at any time.
 //!
 //! A segment that is acknowledged is renamed (`<start>.acked`) instead of removed, and stands in
-//! the keeper's list until newer ones push it out: of the same container beyond `KEEP_FILE_SIZE`,
+//! a list until newer ones push it out: of the same container beyond `KEEP_FILE_SIZE`,
 //! of any container beyond `KEEP_FILE_TOTAL_SIZE`, oldest first. When disk runs low all of them go.
 //! A container that has stopped keeps its folder for as long as there is something in it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::SystemTime;
-
-use rustix::io::Errno;
-
+use super::names::{files, kept_path, kept_start};
+use super::record::{end_record, remove_folder};
 use crate::config::Config;
-use crate::containers::{end_record, remove_folder};
 use crate::disk::Disk;
 use crate::journal::{segment_file_name, segment_start};
+use rustix::io::Errno;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
 
 /// What a file counts at least: many short-lived containers must not use up the disk's inodes.
 const CHARGE_BYTES_MIN: u64 = 64 << 10;
 
-/// Ends the name of a kept segment.
-const SUFFIX: &str = ".acked";
-
 /// All kept segments of the host.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct Retention {
     disk: Arc<dyn Disk>,
     container_bytes_max: u64,
     total_bytes_max: u64,
@@ -38,8 +34,8 @@ struct Inner {
     /// Oldest first.
     files: VecDeque<KeptFile>,
     charged_bytes: u64,
-    /// Folders of streams that are over: they go with their last file.
-    over: HashSet<Arc<Path>>,
+    /// Folders of finished streams: they go with their last file.
+    finished: HashSet<Arc<Path>>,
 }
 
 /// A kept segment.
@@ -61,14 +57,14 @@ pub(crate) struct Owner {
 
 /// A kept segment that an earlier process left.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct FoundFile {
     owner: Owner,
     start: u64,
     bytes: u64,
     modified: SystemTime,
 }
 
-impl Kept {
+impl Retention {
     /// Returns an empty list with the bounds that the settings give.
     pub(crate) fn from_config(config: &Config, disk: &Arc<dyn Disk>) -> Self {
         Self::new(
@@ -104,8 +100,8 @@ impl Kept {
         Ok(())
     }
 
-    /// Keeps the segments that a stream leaves behind when it is over.
-    pub(crate) fn keep_rest(&self, owner: &Owner) {
+    /// Keeps the segments that a stream leaves behind when it finishes.
+    pub(crate) fn retain_leftovers(&self, owner: &Owner) {
         for (start, bytes) in files(&owner.folder, segment_start) {
             if bytes == 0 {
                 continue;
@@ -116,13 +112,13 @@ impl Kept {
         }
     }
 
-    /// Lets the folder of a stream that is over go with its last kept segment, at once if it has none.
+    /// Lets the folder of a finished stream go with its last kept segment, at once if it has none.
     pub(crate) fn release(&self, folder: &Arc<Path>) {
         let is_kept = {
             let mut inner = lock(&self.inner);
             let is_kept = inner.holds(folder);
             if is_kept {
-                inner.over.insert(Arc::clone(folder));
+                inner.finished.insert(Arc::clone(folder));
             }
             is_kept
         };
@@ -130,12 +126,12 @@ impl Kept {
             remove_folder(&*self.disk, folder);
         } else if let Err(error) = end_record(&*self.disk, folder) {
             // It says so already, or its last segment was pushed out meanwhile.
-            tracing::debug!(%error, folder = %folder.display(), "could not mark a stream as over");
+            tracing::debug!(%error, folder = %folder.display(), "could not mark a stream as finished");
         }
     }
 
     /// Takes on what earlier processes kept, by age: all of it is older than what this one keeps.
-    pub(crate) fn adopt(&self, mut found: Vec<Found>) {
+    pub(crate) fn recover(&self, mut found: Vec<FoundFile>) {
         found.sort_by_key(|file| file.modified);
         let gone = {
             let mut inner = lock(&self.inner);
@@ -247,8 +243,8 @@ impl Inner {
         let mut folders = Vec::new();
         for file in &files {
             let folder = &file.owner.folder;
-            if self.over.contains(folder) && !self.holds(folder) {
-                self.over.remove(folder);
+            if self.finished.contains(folder) && !self.holds(folder) {
+                self.finished.remove(folder);
                 folders.push(Arc::clone(folder));
             }
         }
@@ -277,11 +273,11 @@ impl Gone {
 }
 
 /// Returns the kept segments of a folder.
-pub(crate) fn find(owner: &Owner) -> Vec<Found> {
+pub(crate) fn find(owner: &Owner) -> Vec<FoundFile> {
     let found = |(start, bytes)| {
         let path = kept_path(&owner.folder, start);
         let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
-        Found {
+        FoundFile {
             owner: owner.clone(),
             start,
             bytes,
@@ -290,29 +286,6 @@ pub(crate) fn find(owner: &Owner) -> Vec<Found> {
     };
     let files = files(&owner.folder, kept_start);
     files.into_iter().map(found).collect()
-}
-
-/// Returns the offset at which a kept segment starts, if a file name is that of one.
-pub(crate) fn kept_start(file_name: &str) -> Option<u64> {
-    file_name.strip_suffix(SUFFIX).and_then(segment_start)
-}
-
-fn kept_path(folder: &Path, start: u64) -> PathBuf {
-    folder.join(segment_file_name(start) + SUFFIX)
-}
-
-/// Returns offset and size of the files of a folder whose names `start_of` knows. What can't be
-/// read counts as empty: nothing depends on it.
-pub(crate) fn files(folder: &Path, start_of: impl Fn(&str) -> Option<u64>) -> Vec<(u64, u64)> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if let Some(start) = entry.file_name().to_str().and_then(&start_of) {
-            let bytes = entry.metadata().map_or(0, |metadata| metadata.len());
-            files.push((start, bytes));
-        }
-    }
-    files.sort_unstable();
-    files
 }
 
 fn lock(mutex: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
@@ -330,14 +303,14 @@ mod tests {
 
     struct World {
         state_dir: tempfile::TempDir,
-        kept: Kept,
+        kept: Retention,
     }
 
     impl World {
         fn new(container_kib: u64, total_kib: u64) -> Self {
             Self {
                 state_dir: tempfile::tempdir().unwrap(),
-                kept: Kept::new(Arc::new(RealDisk), container_kib * KIB, total_kib * KIB),
+                kept: Retention::new(Arc::new(RealDisk), container_kib * KIB, total_kib * KIB),
             }
         }
 
@@ -406,13 +379,13 @@ mod tests {
         let (over, live) = (world.owner("a", "a"), world.owner("b", "b"));
         world.segment(&over, 5, 64);
         world.segment(&over, 70, 0);
-        world.kept.keep_rest(&over);
+        world.kept.retain_leftovers(&over);
         world.kept.release(&over.folder);
         assert_eq!(world.found(), ["a/5", "b"]);
         world.keep(&live, 0, 128);
         assert_eq!(world.found(), ["b/0"]);
         let nothing = world.owner("c", "c");
-        world.kept.keep_rest(&nothing);
+        world.kept.retain_leftovers(&nothing);
         world.kept.release(&nothing.folder);
         assert_eq!(world.found(), ["b/0"]);
         world.kept.clear();
@@ -424,7 +397,7 @@ mod tests {
         let world = World::new(128, 128);
         let over = world.owner("a", "a");
         world.segment(&over, 5, 64);
-        world.kept.keep_rest(&over);
+        world.kept.retain_leftovers(&over);
         world.keep(&world.owner("b", "b"), 0, 128);
         assert_eq!(world.found(), ["a", "b/0"]);
         world.kept.release(&over.folder);
@@ -443,10 +416,10 @@ mod tests {
             .open(kept_path(&old.folder, 0))
             .unwrap();
         file.set_times(past).unwrap();
-        world.kept = Kept::new(Arc::new(RealDisk), 1_000 * KIB, 128 * KIB);
+        world.kept = Retention::new(Arc::new(RealDisk), 1_000 * KIB, 128 * KIB);
         // The order of the folder's listing does not matter.
         let found = [find(&new), find(&old)].into_iter().flatten();
-        world.kept.adopt(found.collect());
+        world.kept.recover(found.collect());
         world.kept.release(&old.folder);
         assert_eq!(world.found(), ["a-new/0", "b-old/0"]);
         world.keep(&world.owner("c", "c"), 0, 64);

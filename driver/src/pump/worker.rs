@@ -1,4 +1,4 @@
-//! The pump: one thread that moves every container's bytes from its FIFO into its journal.
+//! The loop of the pump: one thread that moves every container's bytes from its FIFO into its journal.
 //!
 //! A FIFO that is not read stops its container, and later wedges it for good (the engine holds the
 //! container's lock while it waits). So this thread never waits for the network, a lock of a
@@ -9,28 +9,21 @@
 //! pump therefore waits a little, so that the pipes (enlarged to 1 MiB) fill; the wait adapts to
 //! how full it finds them. With no traffic it sleeps in `epoll` without a timer. A FIFO that the
 //! kernel refuses to watch (`/proc/sys/fs/epoll/max_user_watches`) is read by time until it does not.
-//!
-//! A full journal: the FIFO rests (mode=blocking) while the shipper makes room, or not at all. After
-//! `block_max` in which less than [`PATIENCE_BYTES`] moved, the keeper is asked to drop the oldest
-//! entries, until that much has moved; and while there is no progress of the shipper at all, the FIFO
-//! does not rest again. So that much moves in any `block_max`, however small the pipe is: a container
-//! that ends has up to 1.2 MB in the engine's buffers, and its stop waits until they have gone through
-//! the FIFO. Of a container that is being stopped it rests only while the shipper makes room: once the
-//! engine has let go of the FIFO, what it holds ends with this process.
 
-use crate::containers::Stream;
-use crate::journal::{Appended, Appender};
+use super::commands::{Command, Shared, lock};
+use super::fifo::Fifo;
+use super::full_journal::{FALL_BACK_AFTER, Fullness, Patience, STOP_REST_MAX};
+use crate::journal::Appended;
 use crate::logging::Throttle;
+use crate::registry::Signals;
 use proto::log_opts::Mode;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
-use rustix::fs::{FileType, Mode as FileMode, OFlags};
 use rustix::io::Errno;
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// Bytes that one FIFO may give per round.
@@ -54,22 +47,6 @@ const BUSY_ROUND_BYTES: usize = 16 << 10;
 /// How often a FIFO that is not watched is tried: one that rests, or that the kernel refuses to watch.
 const UNWATCHED_RETRY: Duration = Duration::from_millis(10);
 
-/// What moves at least while a full journal has a FIFO rest for `block_max`: about what the engine's
-/// buffers hold.
-const PATIENCE_BYTES: usize = 1 << 20;
-
-/// How long a FIFO whose journal was full may be without bytes that wait, until its writer counts as
-/// not held up: the engine, which has more, fills a small pipe again at once.
-const REFILL_MAX: Duration = Duration::from_millis(250);
-
-/// How long the FIFO of a container that is being stopped rests without any byte of it moving. What
-/// the engine has let go of is lost if this process dies meanwhile; what is dropped is lost for sure,
-/// and CLS may take half a second for a batch.
-const STOP_REST_MAX: Duration = Duration::from_secs(1);
-
-/// How long dropping may fail to make room before the next bytes go to memory.
-const FALL_BACK_AFTER: Duration = Duration::from_secs(1);
-
 /// Events taken from `epoll` at once.
 const EVENTS_MAX: usize = 256;
 
@@ -77,256 +54,14 @@ const EVENTS_MAX: usize = 256;
 const DRAIN_ROUNDS_MAX: usize = 64;
 
 static APPEND_FAILED: Throttle = Throttle::new();
+
 static WATCH_FAILED: Throttle = Throttle::new();
-
-/// What the pump tells the other parties.
-#[derive(Debug, Default)]
-pub(crate) struct Signals {
-    /// Something arrived: for the forwarder.
-    pub(crate) arrived: Notify,
-    /// Something arrived: for the keeper, when it sleeps.
-    pub(crate) keep: Notify,
-    /// A journal needs room: for the keeper.
-    pub(crate) starve: Notify,
-    ready: Mutex<Vec<Arc<Stream>>>,
-    starved: Mutex<Vec<Arc<Stream>>>,
-}
-
-impl Signals {
-    /// Says that a stream has something to send. It stands in the list once.
-    pub(crate) fn push_ready(&self, stream: &Arc<Stream>) {
-        if stream.set_ready() {
-            lock(&self.ready).push(Arc::clone(stream));
-        }
-    }
-
-    /// Takes the streams that have something to send.
-    pub(crate) fn take_ready(&self, into: &mut Vec<Arc<Stream>>) {
-        std::mem::swap(&mut *lock(&self.ready), into);
-        for stream in into {
-            stream.clear_ready();
-        }
-    }
-
-    /// Takes the streams whose journals need room.
-    pub(crate) fn take_starved(&self) -> Vec<Arc<Stream>> {
-        std::mem::take(&mut lock(&self.starved))
-    }
-
-    fn push_starved(&self, stream: &Arc<Stream>) {
-        let mut starved = lock(&self.starved);
-        if !starved
-            .iter()
-            .any(|other| other.number() == stream.number())
-        {
-            starved.push(Arc::clone(stream));
-            self.starve.notify_one();
-        }
-    }
-}
-
-/// A FIFO can't be read; nothing was changed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum FifoError {
-    /// It can't be opened.
-    #[error("could not open FIFO {}", path.display())]
-    Open {
-        /// The path that the engine gave.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Errno,
-    },
-    /// It is something else.
-    #[error("{} is not a FIFO", path.display())]
-    NotFifo {
-        /// The path that the engine gave.
-        path: PathBuf,
-    },
-}
-
-impl FifoError {
-    /// Returns whether there is no FIFO any more, rather than no way to open it now.
-    pub(crate) fn is_gone(&self) -> bool {
-        match self {
-            Self::Open { source, .. } => *source == Errno::NOENT,
-            Self::NotFifo { .. } => true,
-        }
-    }
-}
-
-/// Opens a FIFO for reading. Never waits for a writer.
-///
-/// # Errors
-/// See [`FifoError`].
-pub(crate) fn open(path: &Path) -> Result<OwnedFd, FifoError> {
-    let open_error = |source| FifoError::Open {
-        path: path.to_path_buf(),
-        source,
-    };
-    let flags = OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let fifo =
-        rustix::fs::open(path, flags | OFlags::RDONLY, FileMode::empty()).map_err(open_error)?;
-    let stat = rustix::fs::fstat(&fifo).map_err(open_error)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
-        return Err(FifoError::NotFifo {
-            path: path.to_path_buf(),
-        });
-    }
-    // epoll reports the end of a FIFO only after a writer has come and gone. If none is left from
-    // before this process, this one is it.
-    drop(rustix::fs::open(path, flags | OFlags::WRONLY, FileMode::empty()).map_err(open_error)?);
-    Ok(fifo)
-}
-
-/// A FIFO that the pump is to read.
-#[derive(Debug)]
-pub(crate) struct Fifo {
-    /// Where its bytes go.
-    pub(crate) stream: Arc<Stream>,
-    /// The read end.
-    pub(crate) file: OwnedFd,
-    /// The journal's writing side.
-    pub(crate) appender: Appender,
-}
-
-#[derive(Debug)]
-enum Command {
-    Add(Fifo),
-    Drain {
-        stream_number: u32,
-        reply: oneshot::Sender<()>,
-    },
-    Stop,
-}
-
-/// Speaks to the pump.
-#[derive(Debug, Clone)]
-pub(crate) struct PumpHandle {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    /// Bounded by the requests that the plugin API serves at once.
-    commands: Mutex<Vec<Command>>,
-    wake: OwnedFd,
-}
-
-impl PumpHandle {
-    /// Reads a FIFO from now on.
-    pub(crate) fn add(&self, fifo: Fifo) {
-        self.command(Command::Add(fifo));
-    }
-
-    /// Reads a FIFO until it is empty. The answer comes then, or fails if the FIFO has ended.
-    pub(crate) fn drain(&self, stream_number: u32) -> oneshot::Receiver<()> {
-        let (reply, drained) = oneshot::channel();
-        self.command(Command::Drain {
-            stream_number,
-            reply,
-        });
-        drained
-    }
-
-    fn command(&self, command: Command) {
-        lock(&self.shared.commands).push(command);
-        // The counter can't overflow: the pump empties it whenever it wakes.
-        if let Err(error) = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes()) {
-            tracing::error!(%error, "could not wake the pump");
-        }
-    }
-}
-
-/// The pump could not be started.
-#[derive(Debug, thiserror::Error)]
-#[error("could not start the pump")]
-pub struct PumpError(#[source] std::io::Error);
-
-/// The pump's thread. Dropping it reads all FIFOs empty once more and waits for the thread.
-#[derive(Debug)]
-pub(crate) struct Pump {
-    handle: PumpHandle,
-    thread: Option<std::thread::JoinHandle<()>>,
-    ended: Option<oneshot::Receiver<()>>,
-}
-
-impl Pump {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// [`PumpError`] if the kernel gives no thread or file descriptor.
-    ///
-    /// # Panics
-    /// Outside of a runtime.
-    pub(crate) fn start(signals: Arc<Signals>, block_max: Duration) -> Result<Self, PumpError> {
-        let failed = |error: Errno| PumpError(error.into());
-        let worker = Worker::new(signals, block_max).map_err(failed)?;
-        let shared = Arc::clone(&worker.shared);
-        let (alive, ended) = oneshot::channel::<()>();
-        let runtime = tokio::runtime::Handle::current();
-        let thread = std::thread::Builder::new()
-            .name("pump".into())
-            .stack_size(256 << 10)
-            .spawn(move || {
-                let _alive = alive;
-                // One clock for the pump and the rest of the process.
-                let _clock = runtime.enter();
-                worker.run();
-            })
-            .map_err(PumpError)?;
-        Ok(Self {
-            handle: PumpHandle { shared },
-            thread: Some(thread),
-            ended: Some(ended),
-        })
-    }
-
-    /// Returns a way to speak to it.
-    pub(crate) fn handle(&self) -> PumpHandle {
-        self.handle.clone()
-    }
-
-    /// Waits until the thread has ended, which it does not do of itself.
-    ///
-    /// # Cancel safety
-    /// Cancel safe, and may be called again.
-    pub(crate) async fn ended(&mut self) {
-        if let Some(ended) = &mut self.ended {
-            // The sender is never used, only dropped.
-            ended.await.ok();
-            self.ended = None;
-        }
-    }
-
-    /// Reads all FIFOs empty once more, and ends the thread. Dropped before that, it leaves the thread
-    /// to itself: a disk may hold it up.
-    pub(crate) async fn stop(mut self) {
-        let thread = self.thread.take();
-        self.handle.command(Command::Stop);
-        self.ended().await;
-        if thread.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the pump has panicked");
-        }
-    }
-}
-
-impl Drop for Pump {
-    fn drop(&mut self) {
-        self.handle.command(Command::Stop);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the pump has panicked");
-        }
-    }
-}
 
 /// Key of the eventfd among the epoll events; a slot's key never has all bits set.
 const WAKE_KEY: u64 = u64::MAX;
 
-struct Worker {
-    shared: Arc<Shared>,
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
     signals: Arc<Signals>,
     epoll: OwnedFd,
     block_max: Duration,
@@ -370,43 +105,9 @@ impl Reading {
     }
 }
 
-/// How long a journal has been full.
-struct Fullness {
-    /// When it last took bytes, or became full.
-    moved_at: Instant,
-    starved_since: Option<Instant>,
-}
-
-/// How long the writer of a FIFO has been held up by a full journal, and what it got rid of meanwhile.
-struct Patience {
-    since: Instant,
-    /// When bytes last waited for the journal.
-    waiting_at: Instant,
-    moved_bytes: usize,
-}
-
-impl Patience {
-    fn new(now: Instant) -> Self {
-        Self {
-            since: now,
-            waiting_at: now,
-            moved_bytes: 0,
-        }
-    }
-
-    /// Learns that bytes wait; begins anew if enough has moved, or the writer was not held up.
-    fn go_on(&mut self, now: Instant) {
-        let is_idle = now.duration_since(self.waiting_at) > REFILL_MAX;
-        if is_idle || self.moved_bytes >= PATIENCE_BYTES {
-            *self = Self::new(now);
-        }
-        self.waiting_at = now;
-    }
-}
-
 /// What a round found.
 #[derive(Default)]
-struct Round {
+struct PumpRound {
     moved_bytes: usize,
     has_more: bool,
     /// A FIFO gave more than half of what it holds, or at least an eighth.
@@ -416,7 +117,7 @@ struct Round {
 }
 
 impl Worker {
-    fn new(signals: Arc<Signals>, block_max: Duration) -> Result<Self, Errno> {
+    pub(super) fn new(signals: Arc<Signals>, block_max: Duration) -> Result<Self, Errno> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake_key = epoll::EventData::new_u64(WAKE_KEY);
@@ -437,13 +138,13 @@ impl Worker {
         })
     }
 
-    fn run(mut self) {
+    pub(super) fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS_MAX);
-        while self.turn(&mut events) == Flow::Continue {}
+        while self.poll_once(&mut events) == Flow::Continue {}
     }
 
     /// Waits until there is something to do, and does it.
-    fn turn(&mut self, events: &mut Vec<epoll::Event>) -> Flow {
+    fn poll_once(&mut self, events: &mut Vec<epoll::Event>) -> Flow {
         let timeout = (!self.unwatched.is_empty()).then(|| timespec(UNWATCHED_RETRY));
         events.clear();
         let waited = epoll::wait(
@@ -458,7 +159,7 @@ impl Worker {
             return Flow::Stop;
         }
         let now = Instant::now();
-        let mut round = Round::default();
+        let mut round = PumpRound::default();
         let mut is_woken = false;
         for event in events {
             is_woken |= event.data.u64() == WAKE_KEY;
@@ -476,7 +177,7 @@ impl Worker {
         Flow::Continue
     }
 
-    fn take_event(&mut self, event: epoll::Event, now: Instant, round: &mut Round) {
+    fn take_event(&mut self, event: epoll::Event, now: Instant, round: &mut PumpRound) {
         let key = event.data.u64();
         if key == WAKE_KEY {
             return;
@@ -495,7 +196,7 @@ impl Worker {
         }
     }
 
-    fn read_unwatched(&mut self, index: u32, now: Instant, round: &mut Round) {
+    fn read_unwatched(&mut self, index: u32, now: Instant, round: &mut PumpRound) {
         let Some(reading) = self.reading(index) else {
             return;
         };
@@ -536,7 +237,7 @@ impl Worker {
     }
 
     /// Reads one FIFO, its share of a round.
-    fn read(&mut self, index: u32, now: Instant, round: &mut Round) {
+    fn read(&mut self, index: u32, now: Instant, round: &mut PumpRound) {
         let Some(reading) = self.reading(index) else {
             return;
         };
@@ -611,7 +312,7 @@ impl Worker {
     }
 
     /// Lets a FIFO rest whose journal is full, and has room made when it has rested enough.
-    fn rest(&mut self, index: u32, now: Instant, has_moved: bool, round: &mut Round) {
+    fn rest(&mut self, index: u32, now: Instant, has_moved: bool, round: &mut PumpRound) {
         let block_max = self.block_max;
         let pressure = self
             .reading(index)
@@ -664,12 +365,12 @@ impl Worker {
             if now.duration_since(starved_since) >= FALL_BACK_AFTER {
                 reading.fifo.appender.fall_back();
             }
-            self.signals.push_starved(&stream);
+            self.signals.push_needing_room(&stream);
         }
     }
 
     /// Closes a FIFO that has ended. The engine does not always remove the file.
-    fn end(&mut self, index: u32, round: &mut Round) {
+    fn end(&mut self, index: u32, round: &mut PumpRound) {
         let Some(slot) = self.slots.get_mut(index as usize) else {
             return;
         };
@@ -693,7 +394,7 @@ impl Worker {
         // Closing the file takes it out of epoll.
     }
 
-    fn take_commands(&mut self, now: Instant, round: &mut Round) -> Flow {
+    fn take_commands(&mut self, now: Instant, round: &mut PumpRound) -> Flow {
         let mut count = [0; 8];
         match rustix::io::read(&self.shared.wake, &mut count) {
             Ok(_) | Err(Errno::AGAIN) => {}
@@ -743,7 +444,7 @@ impl Worker {
         stream_number: u32,
         reply: oneshot::Sender<()>,
         now: Instant,
-        round: &mut Round,
+        round: &mut PumpRound,
     ) {
         let Some(index) = self.by_number.get(&stream_number).copied() else {
             return;
@@ -766,7 +467,7 @@ impl Worker {
         for index in 0..self.slots.len() {
             let index = u32::try_from(index).expect("fewer streams than 2^32");
             for _ in 0..DRAIN_ROUNDS_MAX {
-                let mut round = Round::default();
+                let mut round = PumpRound::default();
                 self.read(index, now, &mut round);
                 if !round.has_more {
                     break;
@@ -775,15 +476,15 @@ impl Worker {
         }
     }
 
-    fn signal(&self, round: &Round) {
+    fn signal(&self, round: &PumpRound) {
         if round.has_signal {
             self.signals.arrived.notify_one();
-            self.signals.keep.notify_one();
+            self.signals.sync_wanted.notify_one();
         }
     }
 
     /// Waits for the pipes to fill, unless a command comes.
-    fn wait(&mut self, round: &Round) {
+    fn wait(&mut self, round: &PumpRound) {
         if round.moved_bytes == 0 || round.has_more {
             return;
         }
@@ -867,50 +568,56 @@ fn timespec(duration: Duration) -> Timespec {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .expect("whoever holds the pump's locks does not panic")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, RawConfig};
-    use crate::containers::{Table, TableSettings};
+    use crate::config::{Config, JOURNAL_BYTES_MIN, RawConfig};
     use crate::disk::{Disk, RealDisk};
-    use crate::journal::{self, Bounds, Budget, JOURNAL_BYTES_MIN};
-    use crate::kept::Kept;
-    use crate::start::{Start, StartRequest};
+    use crate::journal::{self, Bounds, Budget};
+    use crate::pump::commands::PumpHandle;
+    use crate::pump::full_journal::{PATIENCE_BYTES, REFILL_MAX};
+    use crate::registry::Registry;
+    use crate::stream::{NewStream, Stream};
+    use crate::table::Retention;
 
     /// A pump without its thread, and the one stream that it reads.
     struct World {
         worker: Worker,
         stream: Arc<Stream>,
         writer: Option<OwnedFd>,
-        _state_dir: tempfile::TempDir,
     }
 
     impl World {
         async fn new() -> Self {
-            let state_dir = tempfile::tempdir().unwrap();
             let signals = Arc::new(Signals::default());
             let worker = Worker::new(Arc::clone(&signals), Duration::from_secs(5)).unwrap();
             let shared = Arc::clone(&worker.shared);
             let budget = Arc::new(Budget::new(u64::MAX));
-            let table = table(state_dir.path(), &budget, PumpHandle { shared }, signals).await;
-            let body = r#"{"File":"/none/fifo","Info":{"ContainerID":"c1","Config":{}}}"#;
-            let request: StartRequest = serde_json::from_str(body).unwrap();
-            let start = Start::check(request, "host-1").unwrap();
+            let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+            let config = Config::parse(&RawConfig::from_pairs([])).unwrap();
+            let retention = Arc::new(Retention::from_config(&config, &disk));
+            let registry = Registry::new(disk, retention);
             let recovered = journal::in_memory(Bounds::new(JOURNAL_BYTES_MIN), &budget);
             let flags = rustix::pipe::PipeFlags::NONBLOCK;
             let (reader, writer) = rustix::pipe::pipe_with(flags).unwrap();
-            let stream = table.insert(start, None, recovered, Some(reader));
+            let stream = registry.insert(NewStream {
+                journal: recovered.journal,
+                open: proto::relay::Open::default(),
+                mode: Mode::Blocking,
+                file: "/none/fifo".into(),
+                folder: None,
+                keep_file: false,
+                is_adopted: false,
+            });
+            PumpHandle { shared }.add(Fifo {
+                stream: Arc::clone(&stream),
+                file: reader,
+                appender: recovered.appender,
+            });
             Self {
                 worker,
                 stream,
                 writer: Some(writer),
-                _state_dir: state_dir,
             }
         }
 
@@ -924,7 +631,7 @@ mod tests {
             let wake = &self.worker.shared.wake;
             rustix::io::write(wake, &1_u64.to_ne_bytes()).unwrap();
             let mut events = Vec::with_capacity(EVENTS_MAX);
-            assert!(self.worker.turn(&mut events) == Flow::Continue);
+            assert!(self.worker.poll_once(&mut events) == Flow::Continue);
         }
 
         /// Has the FIFO refused to the pump, as the kernel does beyond `max_user_watches`: a file is
@@ -947,26 +654,6 @@ mod tests {
         fn held_bytes(&self) -> u64 {
             self.stream.journal().held_bytes()
         }
-    }
-
-    async fn table(
-        state_dir: &Path,
-        budget: &Arc<Budget>,
-        pump: PumpHandle,
-        signals: Arc<Signals>,
-    ) -> Table {
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let config = Config::parse(&RawConfig::from_pairs([])).unwrap();
-        let kept = Arc::new(Kept::from_config(&config, &disk));
-        let settings = TableSettings {
-            state_dir: state_dir.to_path_buf(),
-            host_name: "host-1".to_owned(),
-            journal_bytes_max: JOURNAL_BYTES_MIN,
-        };
-        let (_, checker) = crate::forward::connection();
-        let budget = Arc::clone(budget);
-        let table = Table::open(settings, disk, budget, kept, pump, signals, checker);
-        table.await.unwrap()
     }
 
     #[test]

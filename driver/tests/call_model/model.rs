@@ -13,24 +13,23 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::missing_panics_doc,
-    reason = "a panic is what a rehearsal is for"
+    reason = "a panic is what a model of calls is for"
 )]
 
-use crate::config::{Config, RawConfig};
-use crate::containers::{Stream, Table, TableSettings};
+use crate::config::{Config, JOURNAL_BYTES_MIN, RawConfig};
 use crate::disk::{Disk, RealDisk};
-use crate::fifo::{Pump, Signals};
-use crate::gather::{Gatherer, Round};
-use crate::journal::{self, Appended, Bounds, Budget, JOURNAL_BYTES_MIN};
-use crate::kept::Kept;
-use crate::start::{Start, StartRequest};
+use crate::journal::{self, Appended, Bounds, Budget};
+use crate::registry::{Registry, Signals};
+use crate::relay::{GatherOutput, Gatherer};
+use crate::stream::{NewStream, Stream};
+use crate::table::Retention;
 use prost::Message as _;
 use proto::frame;
 use proto::limits::MESSAGE_BYTES_MAX;
+use proto::log_opts::Mode;
 use proto::relay::event::Kind;
-use proto::relay::{Ack, LogEntry, Opened, Refused, ShipResponse, Window};
+use proto::relay::{self, Ack, LogEntry, Opened, Refused, ShipResponse, Window};
 use std::os::fd::AsFd as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -43,46 +42,33 @@ const ROUNDS_MAX: usize = 1_000;
 
 /// What all plays share.
 #[derive(Debug)]
-pub struct Rehearsal {
-    table: Arc<Table>,
+pub struct CallModel {
+    registry: Arc<Registry>,
     signals: Arc<Signals>,
     budget: Arc<Budget>,
     frames: Vec<Vec<u8>>,
-    _pump: Pump,
 }
 
-impl Rehearsal {
-    /// Makes one, with its state in a folder of its own.
+impl Default for CallModel {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl CallModel {
+    /// Makes one.
     ///
     /// # Panics
-    /// The folder can't be used, or this is outside of a runtime.
-    pub async fn new(state_dir: &Path) -> Self {
+    /// The defaults of the settings are bad.
+    pub fn new() -> Self {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let config = Config::parse(&RawConfig::from_pairs([])).unwrap();
-        let signals = Arc::new(Signals::default());
-        let budget = Arc::new(Budget::new(u64::MAX));
-        let pump = Pump::start(Arc::clone(&signals), Duration::ZERO).unwrap();
-        let (_, checker) = crate::forward::connection();
-        let settings = TableSettings {
-            state_dir: state_dir.to_path_buf(),
-            host_name: "host-1".to_owned(),
-            journal_bytes_max: JOURNAL_BYTES_MIN,
-        };
-        let table = Table::open(
-            settings,
-            Arc::clone(&disk),
-            Arc::clone(&budget),
-            Arc::new(Kept::from_config(&config, &disk)),
-            pump.handle(),
-            Arc::clone(&signals),
-            checker,
-        );
+        let retention = Arc::new(Retention::from_config(&config, &disk));
         Self {
-            table: Arc::new(table.await.unwrap()),
-            signals,
-            budget,
+            registry: Arc::new(Registry::new(disk, retention)),
+            signals: Arc::new(Signals::default()),
+            budget: Arc::new(Budget::new(u64::MAX)),
             frames: STREAMS.map(|(count, bytes)| frames(count, bytes)).into(),
-            _pump: pump,
         }
     }
 
@@ -92,8 +78,8 @@ impl Rehearsal {
     /// What the module promises does not hold.
     pub fn play(&self, script: &[u8]) {
         // Of a play that panicked.
-        for stream in self.table.streams() {
-            self.table.retire(&stream);
+        for stream in self.registry.streams() {
+            self.registry.retire(&stream);
         }
         let mut play = Play::new(self);
         let mut script = Script(script);
@@ -104,11 +90,6 @@ impl Rehearsal {
     }
 
     fn stream(&self, number: usize) -> Arc<Stream> {
-        let body = format!(
-            r#"{{"File":"/rehearsal/{number}","Info":{{"ContainerID":"c{number}","Config":{{}}}}}}"#
-        );
-        let request: StartRequest = serde_json::from_str(&body).unwrap();
-        let start = Start::check(request, "host-1").unwrap();
         let bounds = Bounds::new(JOURNAL_BYTES_MIN);
         let mut recovered = journal::in_memory(bounds, &self.budget);
         let (reads, writes) = rustix::pipe::pipe().unwrap();
@@ -118,7 +99,22 @@ impl Rehearsal {
             let appended = appender.append(journal, reads.as_fd(), bytes.len(), Instant::now());
             assert_eq!(appended, Ok(Appended::MovedAndMore(bytes.len())));
         }
-        self.table.insert(start, None, recovered, None)
+        recovered.journal.end();
+        self.registry.insert(NewStream {
+            journal: recovered.journal,
+            open: relay::Open {
+                container: Some(relay::Container {
+                    id: format!("c{number}"),
+                    ..relay::Container::default()
+                }),
+                ..relay::Open::default()
+            },
+            mode: Mode::Blocking,
+            file: format!("/none/{number}").into(),
+            folder: None,
+            keep_file: false,
+            is_adopted: false,
+        })
     }
 }
 
@@ -172,7 +168,7 @@ struct Actor {
 }
 
 struct Play<'r> {
-    rehearsal: &'r Rehearsal,
+    model: &'r CallModel,
     gatherer: Gatherer,
     actors: Vec<Actor>,
     now: Instant,
@@ -181,20 +177,20 @@ struct Play<'r> {
 }
 
 impl<'r> Play<'r> {
-    fn new(rehearsal: &'r Rehearsal) -> Self {
+    fn new(model: &'r CallModel) -> Self {
         let actor = |number: usize| Actor {
-            stream: rehearsal.stream(number),
-            frames: rehearsal.frames[number].clone(),
+            stream: model.stream(number),
+            frames: model.frames[number].clone(),
             entry_count: STREAMS[number].0 as u64,
             sent: 0,
         };
         let actors = (0..STREAMS.len()).map(actor).collect();
-        let (table, signals) = (&rehearsal.table, &rehearsal.signals);
-        let mut gatherer = Gatherer::new(Arc::clone(table), Arc::clone(signals), 1);
+        let (registry, signals) = (&model.registry, &model.signals);
+        let mut gatherer = Gatherer::new(Arc::clone(registry), Arc::clone(signals), "host-1", 1);
         let now = Instant::now();
         gatherer.reset(now);
         Self {
-            rehearsal,
+            model,
             gatherer,
             actors,
             now,
@@ -276,9 +272,11 @@ impl<'r> Play<'r> {
     }
 
     fn gather(&mut self, tells_time: bool) {
-        let mut round = Round::default();
-        self.gatherer.gather(self.now, tells_time, &mut round);
-        let Some(request) = round.request else { return };
+        let mut output = GatherOutput::default();
+        self.gatherer.gather(self.now, tells_time, &mut output);
+        let Some(request) = output.request else {
+            return;
+        };
         assert!(request.encoded_len() <= MESSAGE_BYTES_MAX);
         assert!(Some(request.served_ms) <= request.gathered_ms);
         for event in request.events {
@@ -329,7 +327,7 @@ impl<'r> Play<'r> {
     /// Lets the driver hear what the shipper says, and looks at what it made of it.
     fn hear(&mut self, said: ShipResponse) {
         let before: Vec<u64> = self.acked().collect();
-        let round = self.gatherer.apply(&mut vec![said.clone()], self.now);
+        let output = self.gatherer.apply(&mut vec![said.clone()], self.now);
         for (actor, before) in self.actors.iter().zip(before) {
             let acked = actor.stream.journal().acked();
             let number = actor.stream.number();
@@ -345,7 +343,7 @@ impl<'r> Play<'r> {
             assert_eq!(totals.buffered_bytes, rest, "the rest is kept");
         }
         assert!(self.gatherer.retry_count() <= self.actors.len());
-        if round.fault.is_some() {
+        if output.fault.is_some() {
             self.begin_call();
         }
     }
@@ -368,7 +366,7 @@ impl<'r> Play<'r> {
     fn end_well(mut self) {
         self.begin_call();
         for _ in 0..ROUNDS_MAX {
-            if self.rehearsal.table.streams().is_empty() {
+            if self.model.registry.streams().is_empty() {
                 break;
             }
             self.gather(false);
@@ -380,10 +378,7 @@ impl<'r> Play<'r> {
             assert_eq!(journal.acked(), actor.frames.len() as u64);
             assert_eq!(journal.totals().received, actor.entry_count);
         }
-        assert!(
-            self.rehearsal.table.streams().is_empty(),
-            "a stream is left"
-        );
+        assert!(self.model.registry.streams().is_empty(), "a stream is left");
     }
 }
 
@@ -400,12 +395,11 @@ fn entry_count(mut frames: &[u8]) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use proto::relay::{self, Event};
+    use proto::relay::Event;
 
-    /// What a rehearsal needs around it.
+    /// What a model needs aoutput it.
     struct Stage {
         runtime: tokio::runtime::Runtime,
-        folder: tempfile::TempDir,
     }
 
     impl Stage {
@@ -413,12 +407,11 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread();
             Self {
                 runtime: { runtime }.enable_all().build().unwrap(),
-                folder: tempfile::tempdir().unwrap(),
             }
         }
 
-        fn rehearsal(&self) -> Rehearsal {
-            self.runtime.block_on(Rehearsal::new(self.folder.path()))
+        fn model(&self) -> CallModel {
+            CallModel::new()
         }
     }
 
@@ -428,20 +421,18 @@ mod tests {
         const STREAMS: u32 = 5;
         let stage = Stage::new();
         let _guard = stage.runtime.enter();
-        let mut rehearsal = stage.rehearsal();
-        rehearsal.frames = vec![frames(LINES.0, LINES.1); STREAMS as usize];
-        let streams: Vec<_> = (0..STREAMS as usize)
-            .map(|at| rehearsal.stream(at))
-            .collect();
-        let (table, signals) = (&rehearsal.table, &rehearsal.signals);
-        let mut gatherer = Gatherer::new(Arc::clone(table), Arc::clone(signals), 1);
+        let mut model = stage.model();
+        model.frames = vec![frames(LINES.0, LINES.1); STREAMS as usize];
+        let streams: Vec<_> = (0..STREAMS as usize).map(|at| model.stream(at)).collect();
+        let (registry, signals) = (&model.registry, &model.signals);
+        let mut gatherer = Gatherer::new(Arc::clone(registry), Arc::clone(signals), "host-1", 1);
         let began = Instant::now();
         let at = |second: u64| began + Duration::from_secs(second);
         gatherer.reset(at(0));
         let gather = |gatherer: &mut Gatherer, second, tells_time| {
-            let mut round = Round::default();
-            gatherer.gather(at(second), tells_time, &mut round);
-            let request = round.request?;
+            let mut output = GatherOutput::default();
+            gatherer.gather(at(second), tells_time, &mut output);
+            let request = output.request?;
             let count = request.events.len();
             Some((count, request.gathered_ms.unwrap(), request.served_ms))
         };
@@ -471,19 +462,22 @@ mod tests {
     fn a_shipper_is_told_once_whether_more_waits_for_room_in_the_window() {
         let stage = Stage::new();
         let _guard = stage.runtime.enter();
-        let mut rehearsal = stage.rehearsal();
+        let mut model = stage.model();
         let line_frames = frames(1, 1_000);
         let frame_bytes = line_frames.len() as u64;
-        rehearsal.frames = vec![frames(700, 1_000)];
-        let stream = rehearsal.stream(0);
-        let (table, signals) = (&rehearsal.table, &rehearsal.signals);
-        let mut gatherer = Gatherer::new(Arc::clone(table), Arc::clone(signals), 1);
+        model.frames = vec![frames(700, 1_000)];
+        let stream = model.stream(0);
+        let (registry, signals) = (&model.registry, &model.signals);
+        let mut gatherer = Gatherer::new(Arc::clone(registry), Arc::clone(signals), "host-1", 1);
         let now = Instant::now();
         gatherer.reset(now);
         let gather = |gatherer: &mut Gatherer| -> Vec<(usize, bool)> {
-            let mut round = Round::default();
-            gatherer.gather(now, false, &mut round);
-            let events = round.request.into_iter().flat_map(|request| request.events);
+            let mut output = GatherOutput::default();
+            gatherer.gather(now, false, &mut output);
+            let events = output
+                .request
+                .into_iter()
+                .flat_map(|request| request.events);
             let chunk = |event: Event| match event.kind {
                 Some(Kind::Chunk(chunk)) => Some((chunk.frames.len(), chunk.has_more)),
                 _ => None,
@@ -531,9 +525,9 @@ mod tests {
     fn whatever_a_shipper_says_nothing_is_released_unsent_and_all_arrives_afterwards() {
         let stage = Stage::new();
         let _guard = stage.runtime.enter();
-        let rehearsal = stage.rehearsal();
+        let model = stage.model();
         proptest!(|(script in prop::collection::vec(any::<u8>(), 0..400))| {
-            rehearsal.play(&script);
+            model.play(&script);
         });
     }
 }

@@ -1,7 +1,8 @@
 //! What StartLogging says, checked: the FIFO, the options that concern the driver, and what the
 //! shipper is told of the container. Pure but for random ids and one look at the FIFO's age.
 
-use crate::containers::{META_VERSION, Meta, StartError, TableSettings};
+use super::error::StartError;
+use crate::table::{META_VERSION, Meta, new_journal_id};
 use prost::Message as _;
 use proto::limits::OPEN_BYTES_MAX;
 use proto::log_opts::{Credentials, LogOpts, Mode};
@@ -131,7 +132,7 @@ impl Start {
 
     /// Restores a start that was accepted before. Options that a newer version would refuse don't
     /// cost the container its logs.
-    pub(crate) fn from_meta(meta: Meta, settings: &TableSettings) -> Result<Self, StartError> {
+    pub(crate) fn from_meta(meta: Meta, host_name: &str) -> Result<Self, StartError> {
         let parsed: Info = serde_json::from_str(meta.info.get())?;
         let config = parsed.config.clone().unwrap_or_default();
         let options = match LogOpts::parse(&config) {
@@ -156,7 +157,7 @@ impl Start {
             parsed,
             options,
             meta.journal_id,
-            &settings.host_name,
+            host_name,
         )?;
         Ok(Self {
             is_adopted: true,
@@ -262,18 +263,6 @@ fn unix_seconds(time: &str) -> Option<i64> {
         .duration_since(UNIX_EPOCH)
         .ok()?;
     i64::try_from(since.as_secs()).ok()
-}
-
-pub(crate) fn new_journal_id() -> String {
-    use std::fmt::Write as _;
-    let mut bytes = [0_u8; 16];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .expect("Linux gives 16 random bytes at once, without interruption");
-    let mut id = String::with_capacity(32);
-    for byte in bytes {
-        write!(id, "{byte:02x}").expect("a String takes any text");
-    }
-    id
 }
 
 #[cfg(test)]

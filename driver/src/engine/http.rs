@@ -15,7 +15,7 @@
 //!   the plugin's reference count until the engine restarts
 //! - anything else → 404 and `{"Err":"…"}`
 
-use crate::containers::Table;
+use super::containers::Containers;
 use crate::descriptors;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
@@ -70,7 +70,7 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener, BindError> {
 
 /// Serves the API, for ever. Dropped, it drops its connections. Beyond
 /// [`descriptors::connections_max`] they wait in the socket's backlog.
-pub(crate) async fn serve(listener: UnixListener, table: Arc<Table>) {
+pub(crate) async fn serve(listener: UnixListener, containers: Arc<Containers>) {
     let connections_max = descriptors::connections_max(descriptors::limit());
     let connections_max = usize::try_from(connections_max).unwrap_or(usize::MAX);
     let mut connections = JoinSet::new();
@@ -81,14 +81,14 @@ pub(crate) async fn serve(listener: UnixListener, table: Arc<Table>) {
         tokio::select! {
             accepted = listener.accept(), if connections.len() < connections_max => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(serve_connection(stream, Arc::clone(&table)));
+                    connections.spawn(serve_connection(stream, Arc::clone(&containers)));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "could not accept a connection of the engine");
                     drop(spare.take());
                     match tokio::time::timeout(ACCEPT_RETRY, listener.accept()).await {
                         Ok(Ok((stream, _))) => {
-                            connections.spawn(serve_connection(stream, Arc::clone(&table)));
+                            connections.spawn(serve_connection(stream, Arc::clone(&containers)));
                         }
                         Ok(Err(_)) => tokio::time::sleep(ACCEPT_RETRY).await,
                         Err(_) => {}
@@ -104,10 +104,10 @@ pub(crate) async fn serve(listener: UnixListener, table: Arc<Table>) {
     }
 }
 
-async fn serve_connection(stream: UnixStream, table: Arc<Table>) {
+async fn serve_connection(stream: UnixStream, containers: Arc<Containers>) {
     let service = service_fn(move |request| {
-        let table = Arc::clone(&table);
-        async move { Ok::<_, Infallible>(answer(request, &table).await) }
+        let containers = Arc::clone(&containers);
+        async move { Ok::<_, Infallible>(answer(request, &containers).await) }
     });
     // hyperlocal's server extension serves one connection at a time and closes it after a request.
     let served = hyper::server::conn::http1::Builder::new()
@@ -118,7 +118,7 @@ async fn serve_connection(stream: UnixStream, table: Arc<Table>) {
     }
 }
 
-async fn answer(request: Request<Incoming>, table: &Arc<Table>) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, containers: &Arc<Containers>) -> Response<Full<Bytes>> {
     if request.method() != Method::POST {
         return err_json(StatusCode::NOT_FOUND, "the plugin API has POST only");
     }
@@ -127,10 +127,10 @@ async fn answer(request: Request<Incoming>, table: &Arc<Table>) -> Response<Full
         "/Plugin.Activate" => json(r#"{"Implements":["LogDriver"]}"#.to_owned()),
         "/LogDriver.Capabilities" => json(r#"{"Cap":{"ReadLogs":false}}"#.to_owned()),
         "/LogDriver.StartLogging" => match body(request).await {
-            Some(body) => match table.start(&body).await {
+            Some(body) => match containers.start(&body).await {
                 Ok(()) => err_json(StatusCode::OK, ""),
                 Err(fault) => {
-                    tracing::warn!(error = %crate::Chain(&fault), "a container was not taken on");
+                    tracing::warn!(error = %crate::chain::Chain(&fault), "a container was not taken on");
                     err_json(StatusCode::OK, &fault.to_string())
                 }
             },
@@ -142,8 +142,8 @@ async fn answer(request: Request<Incoming>, table: &Arc<Table>) -> Response<Full
         "/LogDriver.StopLogging" => {
             let body = body(request).await.unwrap_or_default();
             match serde_json::from_slice::<StopRequest>(&body) {
-                Ok(stop) => table.stop(&stop.file).await,
-                Err(_) => table.stop_unnamed().await,
+                Ok(stop) => containers.stop(&stop.file).await,
+                Err(_) => containers.stop_unnamed().await,
             }
             err_json(StatusCode::OK, "")
         }

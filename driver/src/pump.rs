@@ -1,0 +1,12 @@
+//! Moves every container's bytes from its FIFO into its journal, on one thread.
+
+mod commands;
+mod fifo;
+mod full_journal;
+mod thread;
+mod worker;
+
+pub(crate) use commands::PumpHandle;
+pub(crate) use fifo::{Fifo, FifoError, open as open_fifo};
+pub(crate) use thread::Pump;
+pub use thread::PumpError;

@@ -1,0 +1,57 @@
+//! What the parties tell each other: which streams have something to send, and which need room.
+
+use crate::stream::Stream;
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+/// Who has something to do.
+#[derive(Debug, Default)]
+pub(crate) struct Signals {
+    /// Something arrived: for the relay.
+    pub(crate) arrived: Notify,
+    /// Something arrived: for the syncs of upkeep, when they sleep.
+    pub(crate) sync_wanted: Notify,
+    /// A journal needs room: for upkeep.
+    pub(crate) room_wanted: Notify,
+    ready: Mutex<Vec<Arc<Stream>>>,
+    needing_room: Mutex<Vec<Arc<Stream>>>,
+}
+
+impl Signals {
+    /// Says that a stream has something to send. It stands in the list once.
+    pub(crate) fn push_ready(&self, stream: &Arc<Stream>) {
+        if stream.set_ready() {
+            lock(&self.ready).push(Arc::clone(stream));
+        }
+    }
+
+    /// Takes the streams that have something to send.
+    pub(crate) fn take_ready(&self, into: &mut Vec<Arc<Stream>>) {
+        std::mem::swap(&mut *lock(&self.ready), into);
+        for stream in into {
+            stream.clear_ready();
+        }
+    }
+
+    /// Takes the streams whose journals need room.
+    pub(crate) fn take_needing_room(&self) -> Vec<Arc<Stream>> {
+        std::mem::take(&mut lock(&self.needing_room))
+    }
+
+    pub(crate) fn push_needing_room(&self, stream: &Arc<Stream>) {
+        let mut needing_room = lock(&self.needing_room);
+        if !needing_room
+            .iter()
+            .any(|other| other.number() == stream.number())
+        {
+            needing_room.push(Arc::clone(stream));
+            self.room_wanted.notify_one();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .expect("whoever holds the lists' locks does not panic")
+}

@@ -1,0 +1,293 @@
+//! One `Ship` call, until it ends.
+//!
+//! When something has arrived, a pass over the streams ([`Gatherer`]) fills a request, at most one per
+//! [`TICK`] unless the last one was full or credit came back. With nothing to send there are requests
+//! without events, ever more rarely, and then one with each report: they tell the shipper that what it
+//! misses is not on its way. Acknowledgements are saved as they come, because what is not saved is sent
+//! again after a crash.
+
+use super::connect::Client;
+use super::explain::{self, Explanation};
+use super::gather::{GatherOutput, Gatherer};
+use super::idle_notice::{IdleNotice, REPORT_INTERVAL};
+use super::pass::Pass;
+use super::reports::Reports;
+use crate::config::Endpoint;
+use crate::registry::Signals;
+use proto::relay::{ShipRequest, ShipResponse};
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Response, Status, Streaming};
+
+/// Time that small amounts are gathered for.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Responses that are held while a pass is under way; beyond it the call is not read. Together they
+/// are at most as many times [`RESPONSE_BYTES_MAX`] on the wire, and twice that in memory.
+const RESPONSES_HELD_MAX: usize = 16;
+
+/// How long a stopping driver waits for the acknowledgement of what is in flight.
+pub(crate) const FINISH_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SessionEnd {
+    #[error("the driver stops")]
+    Shutdown,
+    #[error("the shipper ended the call")]
+    Ended,
+    #[error("the call failed: {}", explain::shown(.0.message()))]
+    Failed(#[from] Status),
+    #[error("the shipper broke the contract: {0}")]
+    Fault(String),
+    #[error("a pass over the journals failed")]
+    Pass,
+}
+
+impl SessionEnd {
+    /// Returns why, with its causes, and what to do about it.
+    pub(super) fn explain(&self, endpoint: &Endpoint) -> Explanation {
+        match self {
+            Self::Failed(status) if status.code() != tonic::Code::Unauthenticated => {
+                Explanation::new(endpoint, status)
+            }
+            Self::Failed(_) | Self::Shutdown | Self::Ended | Self::Fault(_) | Self::Pass => {
+                Explanation::plain(self.to_string())
+            }
+        }
+    }
+}
+
+/// The `Ship` call. A server may answer it only when the first request has come.
+enum Call {
+    Begun(Pin<Box<dyn Future<Output = Answer> + Send>>),
+    Answered(Box<Streaming<ShipResponse>>),
+}
+
+type Answer = Result<Response<Streaming<ShipResponse>>, Status>;
+
+impl Call {
+    /// Returns the next response; `None` when the shipper has ended the call.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    async fn next(&mut self) -> Result<Option<ShipResponse>, Status> {
+        loop {
+            match self {
+                Self::Begun(answer) => {
+                    let answer = answer.await?;
+                    *self = Self::Answered(Box::new(answer.into_inner()));
+                }
+                Self::Answered(responses) => return responses.message().await,
+            }
+        }
+    }
+}
+
+pub(super) struct Session {
+    pub(super) pass: Pass,
+    call: Call,
+    reports: Reports,
+    pub(super) responses: Vec<ShipResponse>,
+    /// A request that the call has not taken yet.
+    outbox: Option<ShipRequest>,
+    /// When the next pass gathers; `None` with nothing to gather.
+    gather_at: Option<Instant>,
+    gathered_at: Option<Instant>,
+    idle_notice: IdleNotice,
+    /// When a stream is to be tried again although nothing arrives.
+    wake_at: Option<Instant>,
+    report_at: Instant,
+    /// Number of the first finished stream that this shipper has not confirmed.
+    first_unconfirmed: u64,
+    /// The shipper has confirmed those below this number, and the registry does not know it yet.
+    confirmed_below: Option<u64>,
+    /// Set when the driver stops: nothing more is sent, and acknowledgements are awaited.
+    finish_by: Option<Instant>,
+    pub(super) was_useful: bool,
+}
+
+impl Session {
+    /// Begins a call.
+    pub(super) fn new(
+        client: &Client,
+        gatherer: Box<Gatherer>,
+    ) -> (Self, mpsc::Sender<ShipRequest>) {
+        let (requests, outbound) = mpsc::channel(1);
+        let mut shipping = client.clone();
+        let now = Instant::now();
+        let session = Self {
+            pass: Pass::start(gatherer, move |gatherer| {
+                gatherer.reset(now);
+                GatherOutput::default()
+            }),
+            call: Call::Begun(Box::pin(async move {
+                shipping.ship(ReceiverStream::new(outbound)).await
+            })),
+            reports: Reports::new(client.clone()),
+            responses: Vec::new(),
+            outbox: None,
+            gather_at: Some(now),
+            gathered_at: None,
+            idle_notice: IdleNotice::default(),
+            wake_at: None,
+            report_at: now,
+            first_unconfirmed: 0,
+            confirmed_below: None,
+            finish_by: None,
+            was_useful: false,
+        };
+        (session, requests)
+    }
+
+    pub(super) async fn run(
+        &mut self,
+        signals: &Signals,
+        shutdown: &mut watch::Receiver<bool>,
+        requests: mpsc::Sender<ShipRequest>,
+    ) -> SessionEnd {
+        loop {
+            let now = Instant::now();
+            if let Some(end) = self.step(now) {
+                return end;
+            }
+            let timer = self.timer();
+            let is_stopping = self.finish_by.is_some();
+            tokio::select! {
+                response = self.call.next(), if self.responses.len() < RESPONSES_HELD_MAX => {
+                    match response {
+                        Ok(Some(response)) => {
+                            self.was_useful |= !response.opened.is_empty();
+                            self.responses.push(response);
+                        }
+                        Ok(None) => return SessionEnd::Ended,
+                        Err(status) => return SessionEnd::Failed(status),
+                    }
+                }
+                output = self.pass.done() => {
+                    let Some(output) = output else {
+                        return SessionEnd::Pass;
+                    };
+                    if let Some(fault) = self.take_output(output) {
+                        return SessionEnd::Fault(fault);
+                    }
+                }
+                permit = requests.reserve(), if self.outbox.is_some() => {
+                    // An error says that the call has ended; the call itself says why.
+                    if let (Ok(permit), Some(request)) = (permit, self.outbox.take()) {
+                        permit.send(request);
+                    }
+                }
+                () = signals.arrived.notified(), if self.gather_at.is_none() => {
+                    let earliest = self.gathered_at.map_or(now, |at| at + TICK);
+                    self.gather_at = Some(earliest);
+                }
+                () = sleep_until(timer.unwrap_or(now)), if timer.is_some() => {}
+                ended = self.reports.ended() => match ended {
+                    Ok(first_new) => self.confirmed_below = Some(first_new),
+                    Err(status) => {
+                        tracing::debug!(%status, "the shipper takes no reports for now");
+                        self.first_unconfirmed = 0;
+                    }
+                },
+                _ = shutdown.wait_for(|&is_stopping| is_stopping), if !is_stopping => {
+                    self.finish_by = Some(now + FINISH_WAIT_MAX);
+                }
+            }
+        }
+    }
+
+    /// Starts what is due. Returns why the session ends, if it does.
+    fn step(&mut self, now: Instant) -> Option<SessionEnd> {
+        if self.finish_by.is_some_and(|by| by <= now) {
+            return Some(SessionEnd::Shutdown);
+        }
+        if self.wake_at.is_some_and(|at| at <= now) {
+            self.wake_at = None;
+            self.gather_at = Some(now);
+        }
+        let reports = self.report_at <= now;
+        let is_quiet = self.idle_notice.due().is_some_and(|at| at <= now);
+        let tells_time = self.may_gather() && (reports || is_quiet);
+        let gathers = tells_time || self.may_gather() && self.gather_at.is_some_and(|at| at <= now);
+        let Pass::Idle(idle) = &mut self.pass else {
+            return None;
+        };
+        if !gathers && !reports && self.responses.is_empty() && self.confirmed_below.is_none() {
+            let is_settled = idle
+                .as_ref()
+                .is_none_or(|gatherer| !gatherer.has_in_flight());
+            let is_done = self.finish_by.is_some() && is_settled;
+            return is_done.then_some(SessionEnd::Shutdown);
+        }
+        let Some(gatherer) = idle.take() else {
+            return Some(SessionEnd::Pass);
+        };
+        if gathers {
+            self.gather_at = None;
+            self.gathered_at = Some(now);
+        }
+        if reports {
+            self.report_at = now + REPORT_INTERVAL;
+        }
+        let mut responses = std::mem::take(&mut self.responses);
+        let first_unconfirmed = self.first_unconfirmed;
+        let confirmed_below = self.confirmed_below.take();
+        self.pass = Pass::start(gatherer, move |gatherer| {
+            let mut output = gatherer.apply(&mut responses, now);
+            if let Some(number) = confirmed_below {
+                gatherer.reports_confirmed_below(number);
+            }
+            if gathers && output.fault.is_none() {
+                gatherer.gather(now, tells_time, &mut output);
+                // What came while the disk was read may be among it.
+                gatherer.stamp(&mut output, Instant::now());
+            }
+            if reports {
+                output.report = Some(gatherer.report(first_unconfirmed));
+            }
+            output
+        });
+        None
+    }
+
+    /// Returns whether a request may be filled: the last one is on its way, and the driver does
+    /// not stop.
+    fn may_gather(&self) -> bool {
+        self.outbox.is_none() && self.finish_by.is_none()
+    }
+
+    /// Returns when something is due that nothing else tells.
+    fn timer(&self) -> Option<Instant> {
+        if self.pass.is_running() {
+            return self.finish_by;
+        }
+        let gather_at = self.gather_at.filter(|_| self.may_gather());
+        let quiet_at = self.idle_notice.due().filter(|_| self.may_gather());
+        let report_at = Some(self.report_at);
+        let all = [gather_at, quiet_at, report_at, self.wake_at, self.finish_by];
+        all.into_iter().flatten().min()
+    }
+
+    /// Takes what a pass found. Returns how the shipper broke the contract, if it did.
+    fn take_output(&mut self, output: GatherOutput) -> Option<String> {
+        if let Some(request) = output.request {
+            self.idle_notice.follow(&request, Instant::now());
+            self.outbox = Some(request);
+        }
+        if output.has_more || output.has_credit {
+            self.gather_at = Some(Instant::now());
+        }
+        self.wake_at = output.wake_at;
+        if let Some((report, first_new)) = output.report
+            && self.reports.send(report, first_new)
+        {
+            self.first_unconfirmed = first_new;
+        }
+        output.fault
+    }
+}

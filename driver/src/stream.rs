@@ -1,0 +1,147 @@
+//! One stream: one FIFO, one start of a container, one journal. Whatever moves its bytes meets here.
+
+use crate::descriptors;
+use crate::journal::{DropReason, Journal, Totals};
+use crate::table::Meta;
+use proto::log_opts::Mode;
+use proto::relay::{self, StreamReport};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// One stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    journal: Journal,
+    /// What `Open` says, but for the offset.
+    open: relay::Open,
+    mode: Mode,
+    file: PathBuf,
+    /// Removed with the stream; `None` for one that could not be read and is left as it is.
+    pub(crate) folder: Option<PathBuf>,
+    pub(crate) keep_file: bool,
+    /// An earlier process has taken it on, and may have told of it.
+    pub(crate) is_adopted: bool,
+    /// What could not be put on record when it started, as the disk refused it.
+    pub(crate) unrecorded: Mutex<Option<Meta>>,
+    is_ready: AtomicBool,
+}
+
+/// What makes a stream.
+#[derive(Debug)]
+pub(crate) struct NewStream {
+    /// Its journal.
+    pub(crate) journal: Journal,
+    /// What `Open` says, but for the number and the offset.
+    pub(crate) open: relay::Open,
+    /// What a full journal does.
+    pub(crate) mode: Mode,
+    /// The FIFO's path.
+    pub(crate) file: PathBuf,
+    /// Its folder, if it has one that goes with it.
+    pub(crate) folder: Option<PathBuf>,
+    /// Whether acknowledged segments are kept for inspection.
+    pub(crate) keep_file: bool,
+    /// An earlier process has taken it on, and may have told of it.
+    pub(crate) is_adopted: bool,
+}
+
+impl Stream {
+    /// Returns a stream with its number, which no other stream of this process has.
+    pub(crate) fn new(number: u32, new: NewStream) -> Self {
+        Self {
+            journal: new.journal,
+            open: relay::Open {
+                stream: number,
+                ..new.open
+            },
+            mode: new.mode,
+            file: new.file,
+            folder: new.folder,
+            keep_file: new.keep_file,
+            is_adopted: new.is_adopted,
+            unrecorded: Mutex::default(),
+            is_ready: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns its number in every call of this process.
+    pub(crate) fn number(&self) -> u32 {
+        self.open.stream
+    }
+
+    /// Returns its journal.
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Returns what a full journal does.
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Returns the FIFO's path.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Returns the container's full id.
+    pub(crate) fn container_id(&self) -> &str {
+        let container = self.open.container.as_ref();
+        container.map_or("", |container| &container.id)
+    }
+
+    /// Returns the message that opens it in a call.
+    pub(crate) fn open_message(&self) -> relay::Open {
+        relay::Open {
+            resume_offset: self.journal.acked(),
+            ..self.open.clone()
+        }
+    }
+
+    /// Marks it as having something to send; returns whether it was not marked.
+    pub(crate) fn set_ready(&self) -> bool {
+        !self.is_ready.swap(true, Ordering::AcqRel)
+    }
+
+    /// Takes the mark back, before what it has is looked at.
+    pub(crate) fn clear_ready(&self) {
+        self.is_ready.store(false, Ordering::Release);
+    }
+
+    /// Returns the file descriptors that it takes, at most.
+    pub(crate) fn descriptors(&self) -> u64 {
+        match self.journal.has_ended() {
+            _ if self.journal.is_in_memory() => descriptors::MEMORY_STREAM,
+            true => descriptors::ENDED_STREAM,
+            false => descriptors::STREAM,
+        }
+    }
+
+    /// Returns its counters.
+    pub(crate) fn report(&self) -> StreamReport {
+        report(&self.open, &self.journal.totals())
+    }
+}
+
+/// Returns a stream's counters as the shipper is told of them.
+pub(crate) fn report(open: &relay::Open, totals: &Totals) -> StreamReport {
+    let (container_id, container_name) = match &open.container {
+        Some(container) => (container.id.clone(), container.name.clone()),
+        None => Default::default(),
+    };
+    let dropped = totals.settled.dropped.iter();
+    let dropped =
+        dropped.map(|(reason, entries): (DropReason, u64)| (reason.as_str().to_owned(), entries));
+    StreamReport {
+        journal_id: open.journal_id.clone(),
+        container_id,
+        container_name,
+        received_entries: totals.received,
+        delivered_entries: totals.settled.delivered,
+        filtered_entries: totals.settled.filtered,
+        dead_lettered_entries: totals.settled.dead_lettered,
+        dropped_entries: dropped.collect(),
+        buffered_bytes: totals.buffered_bytes,
+    }
+}

@@ -1,0 +1,54 @@
+//! Brings journals to stable storage by age. A round comes twice within the age at which bytes must be
+//! synced: it syncs what the round before has seen, so that no byte grows older than that.
+
+use crate::logging::Throttle;
+use crate::registry::Registry;
+use std::sync::Arc;
+
+static SYNC_FAILED: Throttle = Throttle::new();
+
+/// Syncs journals.
+#[derive(Debug, Clone)]
+pub(super) struct Sync {
+    pub(super) registry: Arc<Registry>,
+}
+
+impl Sync {
+    /// Syncs what has been unacknowledged for a whole round. Returns whether there is a next round:
+    /// anything is unacknowledged, or a container not on record.
+    pub(super) fn round(&self) -> bool {
+        // A record that is missing is reason enough for a next round.
+        let mut has_unacked = !self.registry.record_late();
+        for stream in self.registry.streams() {
+            match stream.journal().sync_aged() {
+                Ok(is_unacked) => has_unacked |= is_unacked,
+                Err(error) => {
+                    has_unacked = true;
+                    let Some(suppressed_count) = SYNC_FAILED.pass() else {
+                        continue;
+                    };
+                    tracing::warn!(
+                        suppressed_count,
+                        %error,
+                        container = stream.container_id(),
+                        "could not sync a journal; loss of power now would cost its last entries"
+                    );
+                }
+            }
+        }
+        has_unacked
+    }
+
+    /// Syncs everything that is unacknowledged. Blocks.
+    pub(super) fn all(&self) {
+        for stream in self.registry.streams() {
+            if let Err(error) = stream.journal().sync() {
+                tracing::warn!(
+                    %error,
+                    container = stream.container_id(),
+                    "could not sync a journal"
+                );
+            }
+        }
+    }
+}
