@@ -47,6 +47,7 @@ pub fn formatter(opts: &LogOpts) -> Option<Formatter> {
         host: "node-1",
         journal_id: "0123456789abcdef0123456789abcdef",
         resume_offset: 0,
+        left_out: "",
     };
     Formatter::new(opts, &origin).ok()
 }

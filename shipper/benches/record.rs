@@ -51,6 +51,7 @@ fn formatter(options: &[(&str, &str)]) -> Formatter {
         host: "node-1",
         journal_id: "0123456789abcdef0123456789abcdef",
         resume_offset: 0,
+        left_out: "",
     };
     let opts = LogOpts::parse(&config).expect("good options");
     Formatter::new(&opts, &origin).expect("good options")

@@ -3,6 +3,7 @@
 mod age;
 pub mod arrival;
 mod host_clock;
+mod opening;
 mod runs;
 pub mod service;
 mod session;

@@ -172,6 +172,8 @@ pub struct Origin<'a> {
     pub journal_id: &'a str,
     /// Offset of the first entry to come.
     pub resume_offset: u64,
+    /// Which options are left out since they can't work, and why; empty if none.
+    pub left_out: &'a str,
 }
 
 /// Turns the entries of one stream into records. Entries come in the order of their offsets.
@@ -304,7 +306,10 @@ impl Formatter {
                 None
             }
         };
-        let fields = |source| ConstantFields::new(opts, origin.container, origin.host, source);
+        let fields = |source| {
+            let fields = ConstantFields::new(opts, origin.container, origin.host, source);
+            fields.with_left_out(origin.left_out)
+        };
         let writer = Writer {
             filter,
             exclude,

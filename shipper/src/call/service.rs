@@ -63,6 +63,7 @@ impl Relay for RelayService {
             host: &open.host,
             journal_id: "",
             resume_offset: 0,
+            left_out: "",
         };
         let faults = match self.0.policy().router.route(&open.log_opts) {
             Err(faults) => faults,

@@ -11,7 +11,9 @@ use std::time::Duration;
 use proto::frame::{self, Decoded};
 use proto::limits::{OPEN_BYTES_MAX, REQUEST_EVENTS_MAX, STREAMS_PER_CALL_MAX};
 use proto::relay::event::Kind;
-use proto::relay::{Chunk, Finish, Hole, Open, Opened, Refused, ShipRequest, ShipResponse};
+use proto::relay::{
+    Chunk, Container, Finish, Hole, Open, Opened, Refused, ShipRequest, ShipResponse,
+};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
@@ -20,15 +22,15 @@ use tracing::{debug, info, warn};
 use crate::base::phase::Phase;
 use crate::call::age::CallAge;
 use crate::call::host_clock::HostClock;
+use crate::call::opening::{Opening, Understood, understand};
 use crate::call::runs::RunBuilder;
 use crate::call::shared::{Policy, Shared, cut};
 use crate::call::stream::OpenStream;
 use crate::keys::store::CredentialRef;
 use crate::lane::outbox::Outbox;
-use crate::lane::queue::{Lane, Stream, new_context_id};
+use crate::lane::queue::{Lane, LaneKey, Stream, new_context_id};
 use crate::lane::receipts::Progress;
 use crate::lane::window::Window;
-use crate::record::{Formatter, Origin};
 use crate::rules::tenant::Host;
 
 /// How often windows are looked at.
@@ -234,6 +236,7 @@ impl Session {
             return Err(broken(open.stream, "is opened twice"));
         }
         let number = open.stream;
+        let what = Opening::of(&open);
         match self.try_open(open) {
             Ok(stream) => {
                 let window_bytes = stream.window.announced();
@@ -246,7 +249,9 @@ impl Session {
                 });
             }
             Err(faults) => {
-                self.shared.note_refusal(&self.host, "open", &faults);
+                what.note(&self.shared, &self.host, &faults);
+                let named = what.named(&faults);
+                self.shared.note_refusal(&self.host, "open", &[named]);
                 self.outbox.refuse(Refused {
                     stream: number,
                     reason: cut(&faults.join("; ")),
@@ -258,7 +263,11 @@ impl Session {
 
     fn try_open(&self, open: Open) -> Result<OpenStream, Vec<String>> {
         check_open(&open).map_err(|fault| vec![fault])?;
-        let (opts, key) = self.shared.policy().router.route(&open.log_opts)?;
+        let Understood {
+            key,
+            formatter,
+            left_out,
+        } = understand(&self.shared.policy(), &open)?;
         let faults = self
             .host
             .faults(&open.host, &key.target.topic_id, &key.credentials);
@@ -266,24 +275,9 @@ impl Session {
             return Err(faults);
         }
         let permit = self.host.open_stream().map_err(|fault| vec![fault])?;
+        Opening::of(&open).note(&self.shared, &self.host, &left_out);
         let container = open.container.unwrap_or_default();
-        if matches!(key.credentials, CredentialRef::Own(_))
-            && self.shared.warned.is_new(&open.host, &container.id)
-        {
-            warn!(
-                host = open.host,
-                container = container.name,
-                "secret_id and secret_key are log options of a container, and docker inspect shows \
-                 them: use the log option credentials, and keep keys in the shipper"
-            );
-        }
-        let origin = Origin {
-            container: &container,
-            host: &open.host,
-            journal_id: &open.journal_id,
-            resume_offset: open.resume_offset,
-        };
-        let formatter = Formatter::new(&opts, &origin).map_err(|error| error.faults)?;
+        self.warn_of(&open.host, &container, &key, &left_out);
         let allowance = self.host.allowance(&open.host, Instant::now());
         info!(
             host = open.host,
@@ -323,6 +317,29 @@ impl Session {
             allowance,
             _permit: permit,
         })
+    }
+
+    /// Warns of options that work in another way than their user may expect.
+    fn warn_of(&self, host: &str, container: &Container, key: &LaneKey, left_out: &[String]) {
+        if matches!(key.credentials, CredentialRef::Own(_))
+            && self.shared.warned.is_new(host, &container.id)
+        {
+            warn!(
+                host = host,
+                container = container.name,
+                "secret_id and secret_key are log options of a container, and docker inspect shows \
+                 them: use the log option credentials, and keep keys in the shipper"
+            );
+        }
+        if !left_out.is_empty() {
+            warn!(
+                host = host,
+                container = container.name,
+                reason = cut(&left_out.join("; ")),
+                "options that can't work are left out: the container's lines are shipped without what \
+                 they ask for"
+            );
+        }
     }
 
     fn chunk(&mut self, chunk: &Chunk, now: Instant, touched: &mut Lanes) -> Result<(), Status> {

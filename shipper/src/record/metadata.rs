@@ -4,7 +4,7 @@
 //! The product's own fields are `__hostname__`, `__stream__`, `__instance__.<key>`,
 //! `__container_details__.<key>`, `__record_id__`, `__cut__`, `__dropped_entries__`,
 //! `__dropped_bytes__`, `__dropped_reason__`, `__dropped_from__`, `__dropped_to__` and, without
-//! underscores, `content` and `instance`. CLS advises against keys that begin with `_` but takes
+//! underscores, `content`, `instance` and `left_out_options`. CLS advises against keys that begin with `_` but takes
 //! them, its own samples send them; these names are those of the Go driver for CLS that users migrate from, so their
 //! queries and indexes go on working. Fields that a container makes itself never begin with `_`.
 
@@ -159,6 +159,15 @@ impl ConstantFields {
         }
         fields.shared_value_bytes = fields.value_bytes - source.as_str().len();
         fields
+    }
+
+    /// Adds which options are left out, and why.
+    pub(super) fn with_left_out(mut self, left_out: &str) -> Self {
+        if !left_out.is_empty() {
+            self.put("left_out_options", left_out);
+            self.shared_value_bytes += left_out.len();
+        }
+        self
     }
 
     /// Returns the fields that both sources share, and the bytes of their values.

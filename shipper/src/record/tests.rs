@@ -70,6 +70,7 @@ fn new(options: &[(&str, &str)]) -> Result<Formatter, LogOptsError> {
         host: "node-1",
         journal_id: JOURNAL,
         resume_offset: 1000,
+        left_out: "",
     };
     Formatter::new(&LogOpts::parse(&config)?, &origin)
 }
@@ -1163,6 +1164,7 @@ fn constant_fields_have_a_bound() {
         host: "node-1",
         journal_id: JOURNAL,
         resume_offset: 0,
+        left_out: "",
     };
     let options = [
         ("append_container_details_keys", "container_args"),

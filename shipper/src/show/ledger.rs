@@ -34,6 +34,9 @@ const REPORT_STREAMS_MAX: usize = STREAMS_PER_CALL_MAX + 1_024;
 /// Streams of a tenant that are kept although no host reports them any more.
 const OVER_MAX: usize = 10_000;
 
+/// Streams of a tenant whose options have a fault that is shown.
+const NOTES_MAX: usize = 1_000;
+
 /// Bytes of a name or id that are kept: an id has 64, and Docker's own names are shorter still.
 const NAME_BYTES_MAX: usize = 256;
 
@@ -73,6 +76,8 @@ struct Share {
     /// Streams of its hosts.
     stream_count: usize,
     over: Over,
+    /// What is wrong with the options of streams, by journal id.
+    notes: HashMap<String, String>,
 }
 
 /// One line of the ledger: a stream.
@@ -100,6 +105,10 @@ pub struct Line {
     pub buffered: u64,
     /// Bytes of the entries that wait.
     pub buffered_bytes: u64,
+    /// What is wrong with the container's options, if anything: why its entries wait, or which options
+    /// are left out.
+    #[serde(default)]
+    pub note: String,
 }
 
 impl Ledger {
@@ -155,6 +164,17 @@ impl Ledger {
         share.over.push(host, stream, true);
     }
 
+    /// Notes what is wrong with a stream's options; an empty text says that nothing is.
+    pub fn note(&self, tenant: &str, journal_id: &str, note: String) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = inner.tenants.entry(tenant.to_owned()).or_default();
+        if note.is_empty() {
+            share.notes.remove(journal_id);
+        } else if share.notes.len() < NOTES_MAX || share.notes.contains_key(journal_id) {
+            share.notes.insert(journal_id.to_owned(), note);
+        }
+    }
+
     /// Learns that a stream is open: if it was over, its last acknowledgement has not reached its driver,
     /// whose reports count again.
     pub fn reopen(&self, tenant: &str, journal_id: &str) {
@@ -193,10 +213,14 @@ impl Ledger {
     pub fn lines(&self) -> Vec<Line> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let reported = inner.hosts.iter().flat_map(|(host, reported)| {
+            let share = inner.tenants.get(&reported.tenant);
             let streams = reported.streams.iter();
-            streams.map(|stream| Line::new(host, stream))
+            streams.map(move |stream| Line::new(host, stream).noted(share))
         });
-        let over = inner.tenants.values().flat_map(|share| share.over.lines());
+        let over = inner.tenants.values().flat_map(|share| {
+            let lines = share.over.lines();
+            lines.map(move |line| line.noted(Some(share)))
+        });
         let mut lines: Vec<Line> = reported.chain(over).collect();
         lines.sort_by(|a, b| (&a.host, &a.container_name).cmp(&(&b.host, &b.container_name)));
         lines
@@ -382,7 +406,15 @@ impl Line {
             dead_lettered: stream.dead_lettered_entries,
             buffered: buffered(stream),
             buffered_bytes: stream.buffered_bytes,
+            note: String::new(),
         }
+    }
+
+    fn noted(mut self, share: Option<&Share>) -> Self {
+        if let Some(note) = share.and_then(|share| share.notes.get(&self.journal_id)) {
+            self.note.clone_from(note);
+        }
+        self
     }
 }
 
@@ -441,6 +473,10 @@ pub fn table(lines: &[Line]) -> String {
             .collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
+    }
+    for line in lines.iter().filter(|line| !line.note.is_empty()) {
+        let container = line.container_name.trim_start_matches('/');
+        text.push_str(&format!("\n{} {container}: {}\n", line.host, line.note));
     }
     text
 }

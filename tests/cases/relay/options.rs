@@ -1,7 +1,8 @@
 //! Log options that are refused, with every fault, and disturb no other stream.
 
 use super::call::{chunk, open};
-use super::site::Site;
+use super::reports::{Reporting, reported};
+use super::site::{Site, TOPIC};
 use proto::relay::CheckRequest;
 use proto::relay::relay_client::RelayClient;
 use std::collections::HashMap;
@@ -90,4 +91,54 @@ async fn keys_of_the_shipper_go_nowhere_but_to_the_hosts_that_they_are_for() {
     came.await
         .expect("an upload to the container's server")
         .unwrap();
+}
+
+/// Nobody can change the options of a container that runs: a bad one holds none of its lines, and each
+/// record says what was left out.
+#[tokio::test]
+async fn an_option_that_can_not_work_is_left_out_and_holds_no_line() {
+    let (site, mut call) = Site::with_call().await;
+    let bad = [
+        ("filter-regex", "[ERROR"),
+        ("tag", "{{.Nme}}"),
+        ("colour", "red"),
+        ("json", "off"),
+    ];
+    let (entries, end) = chunk(1, 0, &["{\"a\":1}", "two"]);
+    call.send(vec![open(1, 0, &bad), entries]).await;
+    let ack = call.acked_to(1, end).await.unwrap();
+    assert_eq!(
+        ack.delivered_entries,
+        2,
+        "{ack:?} {:?}",
+        site.dead_letters()
+    );
+    assert_eq!(site.contents(), ["{\"a\":1}", "two"]);
+    let mut record_count = 0;
+    for upload in site.standin.uploads(TOPIC) {
+        upload.visit(|record| {
+            record_count += 1;
+            let left_out = record.field("left_out_options").unwrap_or_default();
+            for option in ["filter-regex=[ERROR", "tag={{.Nme}}", "colour"] {
+                assert!(left_out.contains(option), "{option}: {left_out}");
+            }
+            assert!(!left_out.contains("json"), "{left_out}");
+        });
+    }
+    assert_eq!(record_count, 2);
+    // Of streams 0 and 1.
+    let reporting = Reporting::begin(&site).await;
+    reporting.send("host-1", 2, 2).await;
+    reported(&site, "host-1", 2, 2).await;
+    let page = world::client::call(site.admin, "GET", "/api/ledger").await;
+    let lines: Vec<serde_json::Value> = serde_json::from_slice(&page.unwrap()).unwrap();
+    let notes: Vec<&str> = lines
+        .iter()
+        .map(|line| line["note"].as_str().unwrap())
+        .collect();
+    assert_eq!(notes[0], "");
+    assert!(
+        notes[1].contains("log-opt filter-regex=[ERROR: must be"),
+        "{notes:?}"
+    );
 }

@@ -29,7 +29,7 @@ impl Reporting {
         Self { reports, tasks }
     }
 
-    async fn send(&self, host: &str, stream_count: u32, received_entries: u64) {
+    pub(super) async fn send(&self, host: &str, stream_count: u32, received_entries: u64) {
         let stream = |number| StreamReport {
             journal_id: format!("{number:032x}"),
             received_entries,
