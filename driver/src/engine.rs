@@ -4,11 +4,14 @@
 mod containers;
 mod error;
 mod http;
+mod orphans;
 mod recover;
 mod request;
+mod socket;
 mod start;
 mod stop;
 
 pub(crate) use containers::{Containers, STARTS_MAX, Settings};
-pub use http::BindError;
-pub(crate) use http::{bind, serve};
+pub(crate) use http::serve;
+pub use socket::BindError;
+pub(crate) use socket::{SocketLock, bind};

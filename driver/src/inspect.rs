@@ -17,9 +17,14 @@ use proto::frame::{self, Decoded, EntryView};
 use proto::limits::FRAME_BYTES_MAX;
 use serde::Deserialize;
 
+use crate::chain::Chain;
 use crate::disk::RealDisk;
-use crate::journal::{Folder, OpenError, Saved, read_state, segment_start};
-use crate::table::{ENDED_FILE_NAME, META_FILE_NAME, Meta, is_journal_id, kept_start};
+use crate::journal::{
+    Folder, OpenError, STATE_DAMAGED_FILE_NAME, STATE_FILE_NAME, Saved, read_state, segment_start,
+};
+use crate::table::{
+    DAMAGED_SUFFIX, ENDED_FILE_NAME, META_FILE_NAME, Meta, is_journal_id, kept_start,
+};
 
 /// Digits of a journal's id that `ls` shows, as Docker does with those of containers.
 const SHORT_ID_DIGITS: usize = 12;
@@ -64,6 +69,9 @@ pub enum InspectError {
         /// How many there are.
         count: usize,
     },
+    /// A journal's record is damaged.
+    #[error("{META_FILE_NAME} is not understood")]
+    Record(#[from] serde_json::Error),
     /// A journal's state can't be read.
     #[error("could not read a journal's state")]
     State(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -87,11 +95,30 @@ pub fn inspect(
     command: &Command,
     out: &mut impl Write,
 ) -> Result<bool, InspectError> {
-    let journals = journals(state_dir)?;
+    let (journals, unreadable) = journals(state_dir)?;
     match command {
-        Command::Ls => list(&journals, out).map(|()| true),
+        Command::Ls => {
+            list(&journals, out)?;
+            for folder in &unreadable {
+                writeln!(out, "{folder}")?;
+            }
+            Ok(true)
+        }
         Command::Show { id } => show(find(&journals, id)?, out).map(|()| true),
-        Command::Verify => verify(&journals, out),
+        Command::Verify => verify(&journals, &unreadable, out),
+    }
+}
+
+/// A folder that says nothing of whose entries it holds.
+struct Unreadable {
+    name: String,
+    why: String,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name.get(..SHORT_ID_DIGITS).unwrap_or(&self.name);
+        write!(f, "{name:<12}  damaged: {}", self.why)
     }
 }
 
@@ -101,6 +128,8 @@ struct Journal {
     container: Container,
     is_over: bool,
     saved: Saved,
+    /// Its state file holds nothing to go by, or an earlier one did.
+    is_state_damaged: bool,
     /// By offset.
     files: Vec<File>,
 }
@@ -121,19 +150,32 @@ struct File {
     path: PathBuf,
 }
 
-fn journals(state_dir: &Path) -> Result<Vec<Journal>, InspectError> {
+/// Returns the journals, and the folders of which nothing is known: one hides no other.
+fn journals(state_dir: &Path) -> Result<(Vec<Journal>, Vec<Unreadable>), InspectError> {
     let folders = std::fs::read_dir(state_dir).map_err(|source| InspectError::StateDir {
         folder: state_dir.to_path_buf(),
         source,
     })?;
     let mut journals = Vec::new();
+    let mut unreadable = Vec::new();
     for entry in folders.flatten() {
-        if entry.file_name().to_str().is_some_and(is_journal_id) {
-            journals.extend(journal(&entry.path())?);
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if is_journal_id(&name) {
+            match journal(&entry.path()) {
+                Ok(found) => journals.extend(found),
+                Err(error) => {
+                    let why = Chain(&error).to_string();
+                    unreadable.push(Unreadable { name, why });
+                }
+            }
+        } else if name.ends_with(DAMAGED_SUFFIX) {
+            let why = "set aside, nothing says whose entries it holds".to_owned();
+            unreadable.push(Unreadable { name, why });
         }
     }
     journals.sort_by(|a, b| (&a.container.name, &a.id).cmp(&(&b.container.name, &b.id)));
-    Ok(journals)
+    unreadable.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok((journals, unreadable))
 }
 
 /// Reads a folder; `None` if it is not a stream's, or nothing but counters is left of it.
@@ -143,9 +185,8 @@ fn journal(folder: &Path) -> Result<Option<Journal>, InspectError> {
     let Ok(meta) = live.or_else(|_| std::fs::read(folder.join(ENDED_FILE_NAME))) else {
         return Ok(None);
     };
-    let unreadable = |error: serde_json::Error| InspectError::State(Box::new(error));
-    let meta: Meta = serde_json::from_slice(&meta).map_err(unreadable)?;
-    let container = serde_json::from_str(meta.info.get()).map_err(unreadable)?;
+    let meta: Meta = serde_json::from_slice(&meta)?;
+    let container = serde_json::from_str(meta.info.get())?;
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder)?.flatten() {
         let name = entry.file_name();
@@ -167,7 +208,11 @@ fn journal(folder: &Path) -> Result<Option<Journal>, InspectError> {
     files.sort_by_key(|file| file.start);
     let saved =
         read_state(&Folder::new(Arc::new(RealDisk), folder.to_path_buf()))?.map(|(_, saved)| saved);
+    let has_state = |name| std::fs::metadata(folder.join(name)).is_ok_and(|state| state.len() > 0);
+    let is_state_damaged =
+        has_state(STATE_DAMAGED_FILE_NAME) || saved.is_none() && has_state(STATE_FILE_NAME);
     Ok(Some(Journal {
+        is_state_damaged,
         id: meta.journal_id,
         container,
         is_over,
@@ -257,9 +302,22 @@ fn show(journal: &Journal, out: &mut impl Write) -> Result<(), InspectError> {
     Ok(())
 }
 
-fn verify(journals: &[Journal], out: &mut impl Write) -> Result<bool, InspectError> {
+fn verify(
+    journals: &[Journal],
+    unreadable: &[Unreadable],
+    out: &mut impl Write,
+) -> Result<bool, InspectError> {
     let (mut entry_count, mut trouble_count) = (0_u64, 0_u64);
+    for folder in unreadable {
+        trouble_count += 1;
+        writeln!(out, "{}: {}", folder.name, folder.why)?;
+    }
     for journal in journals {
+        if journal.is_state_damaged {
+            trouble_count += 1;
+            let rule = "holds nothing to go by: what is acknowledged is not known";
+            writeln!(out, "{}: {STATE_FILE_NAME} {rule}", journal.id)?;
+        }
         journal.walk(|found| {
             match found {
                 Found::Entry { entry, .. } if EntryView::parse(entry).is_ok() => entry_count += 1,
@@ -275,7 +333,7 @@ fn verify(journals: &[Journal], out: &mut impl Write) -> Result<bool, InspectErr
             Ok(())
         })?;
     }
-    let journal_count = journals.len();
+    let journal_count = journals.len() + unreadable.len();
     writeln!(
         out,
         "{journal_count} journals, {entry_count} entries, {trouble_count} faults"

@@ -38,12 +38,11 @@ pub use pump::PumpError;
 pub use table::TableError;
 
 use blocking::blocking;
-use engine::Containers;
+use engine::{Containers, SocketLock};
 use pump::Pump;
 use registry::Shared;
 use relay::Forwarder;
 use std::future::Future;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,16 +98,19 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     // First of all: the engine disables a plugin that does not listen.
-    let listener = engine::bind(&config.plugin_socket)?;
-    let socket = config.plugin_socket.clone();
+    let mut shutdown = std::pin::pin!(shutdown);
+    let binding = engine::bind(&config.plugin_socket);
+    let Some(bound) = before(shutdown.as_mut(), binding).await else {
+        return Ok(());
+    };
+    let (listener, socket): (_, SocketLock) = bound?;
     let shared = Shared::new(&config, disk);
     let mut pump = Pump::start(Arc::clone(&shared.signals), config.journal_block_max)?;
     let (connected, checker) = relay::connection();
     let settings = engine::Settings::from_config(&config);
     let opening = Containers::open(settings, shared.clone(), pump.handle(), checker);
-    let mut shutdown = std::pin::pin!(shutdown);
     let Some(containers) = before(shutdown.as_mut(), opening).await else {
-        remove_socket(&socket);
+        socket.remove_socket();
         return Ok(());
     };
     let containers = Arc::new(containers?);
@@ -118,7 +120,12 @@ pub async fn run(
     let recovering = Arc::clone(&containers);
     parts.spawn_blocking(move || {
         recovering.recover();
-        "recovery"
+        RECOVERY
+    });
+    let orphans = Arc::clone(&containers);
+    parts.spawn(async move {
+        orphans.read_orphans().await;
+        RECOVERY
     });
     let served = Arc::clone(&containers);
     parts.spawn(async move {
@@ -141,7 +148,7 @@ pub async fn run(
     if timeout_at(began + SYNCED_BY, synced).await.is_err() {
         tracing::warn!("the journals could not be synced in time");
     }
-    remove_socket(&socket);
+    socket.remove_socket();
     tracing::info!("driver stopped");
     ended
 }
@@ -158,13 +165,9 @@ async fn before<T>(
     }
 }
 
-fn remove_socket(socket: &Path) {
-    if let Err(error) = std::fs::remove_file(socket) {
-        tracing::debug!(%error, "could not remove the plugin socket");
-    }
-}
-
 const FORWARDER: &str = "the forwarder";
+/// Ends once all that an earlier process has left is taken on.
+const RECOVERY: &str = "recovery";
 
 async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
     part.await;
@@ -182,7 +185,7 @@ async fn supervise(
             () = &mut shutdown => return Ok(()),
             () = pump.ended() => return Err(RunError::PartEnded("the pump")),
             Some(ended) = parts.join_next() => match ended {
-                Ok("recovery") => {}
+                Ok(RECOVERY) => {}
                 Ok(name) => return Err(RunError::PartEnded(name)),
                 Err(error) => {
                     tracing::error!(%error, "a part of the driver has panicked");

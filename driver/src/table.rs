@@ -10,7 +10,7 @@ mod names;
 mod record;
 mod retention;
 
-pub(crate) use damaged::set_aside;
+pub(crate) use damaged::{DAMAGED_SUFFIX, set_aside};
 pub use lock::TableError;
 pub(crate) use lock::lock_state_dir;
 pub(crate) use names::{

@@ -37,6 +37,8 @@ pub(crate) const STARTS_MAX: usize = 4;
 pub(crate) struct Settings {
     /// Folder of the table.
     pub(crate) state_dir: PathBuf,
+    /// Folder of the engine's FIFOs.
+    pub(crate) fifo_dir: PathBuf,
     /// Host name in every `Open`.
     pub(crate) host_name: String,
     /// Bound of a journal whose container sets none.
@@ -48,6 +50,7 @@ impl Settings {
     pub(crate) fn from_config(config: &Config) -> Self {
         Self {
             state_dir: config.state_dir.clone(),
+            fifo_dir: config.fifo_dir.clone(),
             host_name: config.host_name.clone(),
             journal_bytes_max: config.journal_bytes_max,
         }

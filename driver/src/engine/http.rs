@@ -25,7 +25,6 @@ use hyper_util::rt::TokioIo;
 use rustix::event::{EventfdFlags, eventfd};
 use serde::Deserialize;
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
@@ -37,36 +36,6 @@ const BODY_BYTES_MAX: usize = 8 << 20;
 
 /// Pause after a failed accept: out of file descriptors, most likely.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
-/// The plugin's socket could not be bound.
-#[derive(Debug, thiserror::Error)]
-#[error("could not listen on plugin socket {}", path.display())]
-pub struct BindError {
-    path: PathBuf,
-    #[source]
-    source: std::io::Error,
-}
-
-/// Binds the plugin's socket, in place of one that an earlier process left.
-///
-/// # Errors
-/// [`BindError`] if the path can't be used.
-pub(crate) fn bind(path: &Path) -> Result<UnixListener, BindError> {
-    let bound = (|| {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        UnixListener::bind(path)
-    })();
-    bound.map_err(|source| BindError {
-        path: path.to_path_buf(),
-        source,
-    })
-}
 
 /// Serves the API, for ever. Dropped, it drops its connections. Beyond
 /// [`descriptors::connections_max`] they wait in the socket's backlog.

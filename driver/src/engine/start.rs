@@ -69,7 +69,7 @@ impl Containers {
     }
 
     /// Returns the stream of a start's FIFO, created if need be. Blocks.
-    fn find_or_create(&self, start: Start) -> Result<Arc<Stream>, StartError> {
+    pub(super) fn find_or_create(&self, start: Start) -> Result<Arc<Stream>, StartError> {
         let file = start.file.clone();
         let slot = self.shared.registry.slot_of(&file);
         let mut known = lock(&slot);
@@ -91,7 +91,10 @@ impl Containers {
     }
 
     fn create(&self, start: Start) -> Result<Arc<Stream>, StartError> {
-        self.check_descriptors(&start)?;
+        // One that an earlier process has accepted is read, whatever is left: its container writes.
+        if !start.is_adopted {
+            self.check_descriptors(&start)?;
+        }
         let fifo = open_fifo(Path::new(&start.file))?;
         let folder = self.settings.state_dir.join(&start.open.journal_id);
         if let Err(error) = write_record(&*self.shared.disk, &folder, &start.meta()) {

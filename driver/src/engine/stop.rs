@@ -14,7 +14,7 @@ impl Containers {
     /// Reads a container's FIFO empty. What its writer still writes, and its end, are awaited in
     /// the background: the engine closes it after the answer. A FIFO that is not known is no
     /// fault: the engine asks again for what was done before.
-    pub(crate) async fn stop(&self, file: &str) {
+    pub(crate) async fn stop(self: &Arc<Self>, file: &str) {
         let Some(stream) = self.stream_to_stop(file).await else {
             return;
         };
@@ -44,13 +44,16 @@ impl Containers {
 
     /// Returns the stream of a FIFO, waiting for recovery to find it for a while. A FIFO of a stream
     /// that is found later is read then, to its end.
-    async fn stream_to_stop(&self, file: &str) -> Option<Arc<Stream>> {
+    async fn stream_to_stop(self: &Arc<Self>, file: &str) -> Option<Arc<Stream>> {
         if let Some(stream) = self.shared.registry.stream_of(file) {
             return Some(stream);
         }
         if !self.recovers_soon().await {
             self.pin_fifo(file);
             return None;
+        }
+        if !self.shared.registry.has_slot(file) {
+            self.read_orphan_to_stop(file).await;
         }
         self.shared.registry.stream_of(file)
     }

@@ -71,6 +71,11 @@ impl Registry {
         lock(&self.streams).by_file.remove(file);
     }
 
+    /// Returns whether a FIFO has a stream, or a start is about to give it one.
+    pub(crate) fn has_slot(&self, file: &str) -> bool {
+        lock(&self.streams).by_file.contains_key(file)
+    }
+
     /// Returns all streams.
     pub(crate) fn streams(&self) -> Vec<Arc<Stream>> {
         lock(&self.streams).by_number.values().cloned().collect()

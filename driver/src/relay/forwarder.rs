@@ -89,9 +89,11 @@ impl Forwarder {
                     Err(error) => log.failed(&candidate, &Explanation::new(endpoint, &error)),
                     Ok(client) => {
                         log.connected(&candidate);
+                        let has_other = endpoints.candidate_count() > 1;
                         let connection = Connection::new(client.clone());
                         self.connected.send_replace(Some(connection));
-                        let (returned, end, was_useful) = self.session(client, gatherer).await;
+                        let (returned, end, was_useful) =
+                            self.session(client, gatherer, has_other).await;
                         self.connected.send_replace(None);
                         gatherer = returned;
                         // A pass that panicked may have left anything behind: the process starts
@@ -141,8 +143,9 @@ impl Forwarder {
         &mut self,
         client: Client,
         gatherer: Box<Gatherer>,
+        has_other: bool,
     ) -> (Box<Gatherer>, SessionEnd, bool) {
-        let (mut session, requests) = Session::new(&client, gatherer);
+        let (mut session, requests) = Session::new(&client, gatherer, has_other);
         let began = Instant::now();
         let end = session
             .run(&self.signals, &mut self.shutdown, requests)

@@ -14,7 +14,8 @@ use super::pass::Pass;
 use super::reports::Reports;
 use crate::config::Endpoint;
 use crate::registry::Signals;
-use proto::relay::{ShipRequest, ShipResponse};
+use proto::relay::event::Kind;
+use proto::relay::{Event, ShipRequest, ShipResponse};
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
@@ -33,6 +34,10 @@ const RESPONSES_HELD_MAX: usize = 16;
 /// How long a stopping driver waits for the acknowledgement of what is in flight.
 pub(crate) const FINISH_WAIT_MAX: Duration = Duration::from_secs(2);
 
+/// How long a shipper may say nothing at all although streams wait to be accepted, where there is another
+/// one. Keepalive finds a peer that is dead; one that hangs still answers pings.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(20);
+
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SessionEnd {
@@ -46,6 +51,8 @@ pub(super) enum SessionEnd {
     Fault(String),
     #[error("a pass over the journals failed")]
     Pass,
+    #[error("it has taken streams, and said nothing of them within {} s", ANSWER_WAIT_MAX.as_secs())]
+    Silent,
 }
 
 impl SessionEnd {
@@ -55,9 +62,12 @@ impl SessionEnd {
             Self::Failed(status) if status.code() != tonic::Code::Unauthenticated => {
                 Explanation::new(endpoint, status)
             }
-            Self::Failed(_) | Self::Shutdown | Self::Ended | Self::Fault(_) | Self::Pass => {
-                Explanation::plain(self.to_string())
-            }
+            Self::Failed(_)
+            | Self::Shutdown
+            | Self::Ended
+            | Self::Fault(_)
+            | Self::Pass
+            | Self::Silent => Explanation::plain(self.to_string()),
         }
     }
 }
@@ -88,6 +98,39 @@ impl Call {
     }
 }
 
+/// Streams that wait to be accepted or refused, and since when the shipper has said nothing.
+#[derive(Debug, Default)]
+struct Unanswered {
+    count: usize,
+    silent_since: Option<Instant>,
+    /// There is another shipper to go to.
+    has_other: bool,
+}
+
+impl Unanswered {
+    fn asked(&mut self, request: &ShipRequest, now: Instant) {
+        let is_open = |event: &&Event| matches!(event.kind, Some(Kind::Open(_)));
+        let opens = request.events.iter().filter(is_open).count();
+        if self.count == 0 {
+            self.silent_since = Some(now);
+        }
+        self.count += opens;
+    }
+
+    fn heard(&mut self, response: &ShipResponse, now: Instant) {
+        let answers = response.opened.len() + response.refused.len();
+        self.count = self.count.saturating_sub(answers);
+        self.silent_since = Some(now);
+    }
+
+    /// Returns when another shipper is tried.
+    fn due(&self) -> Option<Instant> {
+        let waits = self.has_other && self.count > 0;
+        let since = self.silent_since.filter(|_| waits)?;
+        Some(since + ANSWER_WAIT_MAX)
+    }
+}
+
 pub(super) struct Session {
     pub(super) pass: Pass,
     call: Call,
@@ -106,6 +149,7 @@ pub(super) struct Session {
     first_unconfirmed: u64,
     /// The shipper has confirmed those below this number, and the registry does not know it yet.
     confirmed_below: Option<u64>,
+    unanswered: Unanswered,
     /// Set when the driver stops: nothing more is sent, and acknowledgements are awaited.
     finish_by: Option<Instant>,
     pub(super) was_useful: bool,
@@ -116,6 +160,7 @@ impl Session {
     pub(super) fn new(
         client: &Client,
         gatherer: Box<Gatherer>,
+        has_other: bool,
     ) -> (Self, mpsc::Sender<ShipRequest>) {
         let (requests, outbound) = mpsc::channel(1);
         let mut shipping = client.clone();
@@ -138,6 +183,10 @@ impl Session {
             report_at: now,
             first_unconfirmed: 0,
             confirmed_below: None,
+            unanswered: Unanswered {
+                has_other,
+                ..Unanswered::default()
+            },
             finish_by: None,
             was_useful: false,
         };
@@ -162,6 +211,7 @@ impl Session {
                     match response {
                         Ok(Some(response)) => {
                             self.was_useful |= !response.opened.is_empty();
+                            self.unanswered.heard(&response, Instant::now());
                             self.responses.push(response);
                         }
                         Ok(None) => return SessionEnd::Ended,
@@ -179,6 +229,7 @@ impl Session {
                 permit = requests.reserve(), if self.outbox.is_some() => {
                     // An error says that the call has ended; the call itself says why.
                     if let (Ok(permit), Some(request)) = (permit, self.outbox.take()) {
+                        self.unanswered.asked(&request, Instant::now());
                         permit.send(request);
                     }
                 }
@@ -205,6 +256,9 @@ impl Session {
     fn step(&mut self, now: Instant) -> Option<SessionEnd> {
         if self.finish_by.is_some_and(|by| by <= now) {
             return Some(SessionEnd::Shutdown);
+        }
+        if self.unanswered.due().is_some_and(|due| due <= now) {
+            return Some(SessionEnd::Silent);
         }
         if self.wake_at.is_some_and(|at| at <= now) {
             self.wake_at = None;
@@ -269,7 +323,15 @@ impl Session {
         let gather_at = self.gather_at.filter(|_| self.may_gather());
         let quiet_at = self.idle_notice.due().filter(|_| self.may_gather());
         let report_at = Some(self.report_at);
-        let all = [gather_at, quiet_at, report_at, self.wake_at, self.finish_by];
+        let silent_at = self.unanswered.due();
+        let all = [
+            gather_at,
+            quiet_at,
+            report_at,
+            silent_at,
+            self.wake_at,
+            self.finish_by,
+        ];
         all.into_iter().flatten().min()
     }
 

@@ -53,9 +53,11 @@ const STATE: BitFlags<AccessFs> = make_bitflags!(AccessFs::{
 });
 /// FIFOs, which the engine makes and the driver removes. One is opened for writing once, so that its
 /// end is noticed.
-const FIFOS: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | WriteFile | RemoveFile});
-/// The plugin's socket, put in the place of one that an earlier process left.
-const SOCKET: BitFlags<AccessFs> = make_bitflags!(AccessFs::{MakeSock | RemoveFile});
+const FIFOS: BitFlags<AccessFs> =
+    make_bitflags!(AccessFs::{ReadFile | ReadDir | WriteFile | RemoveFile});
+/// The plugin's socket, put in the place of one that an earlier process left, and its lock.
+const SOCKET: BitFlags<AccessFs> =
+    make_bitflags!(AccessFs::{ReadFile | WriteFile | MakeReg | MakeSock | RemoveFile});
 const READ: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile});
 
 /// What is in force, in words, and what this kernel lacks.

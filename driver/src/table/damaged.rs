@@ -17,13 +17,13 @@ const FOLDERS_MAX: usize = 64;
 const BYTES_MAX: u64 = 64 << 20;
 
 /// Ends the name of a damaged folder.
-const SUFFIX: &str = ".damaged";
+pub(crate) const DAMAGED_SUFFIX: &str = ".damaged";
 
 /// Renames a damaged folder, and removes the oldest ones beyond the bounds. A disk that does not take
 /// it leaves the folder where it is: the next process tries again.
 pub(crate) fn set_aside(disk: &dyn Disk, state_dir: &Path, folder: &Path) {
     let mut aside = folder.as_os_str().to_owned();
-    aside.push(SUFFIX);
+    aside.push(DAMAGED_SUFFIX);
     let aside = PathBuf::from(aside);
     if let Err(error) = disk.rename(folder, &aside) {
         tracing::warn!(%error, folder = %folder.display(), "could not set a damaged folder aside");
@@ -45,7 +45,7 @@ struct Damaged {
 
 fn folders(state_dir: &Path) -> Vec<Damaged> {
     let entries = std::fs::read_dir(state_dir).into_iter().flatten().flatten();
-    let is_damaged = |path: &PathBuf| path.to_string_lossy().ends_with(SUFFIX);
+    let is_damaged = |path: &PathBuf| path.to_string_lossy().ends_with(DAMAGED_SUFFIX);
     let folders = entries.map(|entry| entry.path()).filter(is_damaged);
     let damaged = |folder: PathBuf| {
         let modified = std::fs::metadata(&folder).and_then(|metadata| metadata.modified());
@@ -88,7 +88,7 @@ mod tests {
 
     fn damaged(number: usize, bytes: u64) -> Damaged {
         Damaged {
-            folder: PathBuf::from(format!("{number:03}{SUFFIX}")),
+            folder: PathBuf::from(format!("{number:03}{DAMAGED_SUFFIX}")),
             modified: SystemTime::UNIX_EPOCH + Duration::from_secs(number as u64),
             bytes,
         }

@@ -8,8 +8,9 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::collections::HashMap;
 use std::fmt;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Version of `meta.json`.
@@ -64,9 +65,53 @@ pub(crate) fn read_record(path: &Path) -> Result<Option<Meta>, RecordError> {
     }
 }
 
-/// Says on disk that a stream is over: the next process has nothing to do for it.
+/// Says on disk that a stream is over: the next process has nothing to do for it. Of the container its
+/// record keeps what tells whose the kept segments are, and neither environment, arguments nor keys.
 pub(crate) fn end_record(disk: &dyn Disk, folder: &Path) -> Result<(), Errno> {
+    match read_record(&folder.join(META_FILE_NAME)) {
+        Ok(Some(meta)) => {
+            if let Err(error) = replace_record(disk, folder, &reduced(meta)) {
+                tracing::warn!(
+                    %error,
+                    folder = %folder.display(),
+                    "the record of a container that is gone could not be reduced"
+                );
+            }
+        }
+        Ok(None) => return Err(Errno::NOENT),
+        // Nothing of it can be told apart.
+        Err(_) => {}
+    }
     disk.rename(&folder.join(META_FILE_NAME), &folder.join(ENDED_FILE_NAME))
+}
+
+/// What a record keeps of a container that is gone.
+#[derive(Serialize, Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct Reduced {
+    #[serde(rename = "ContainerID")]
+    container_id: String,
+    container_name: String,
+    config: Option<HashMap<String, String>>,
+}
+
+fn reduced(meta: Meta) -> Meta {
+    let mut info: Reduced = serde_json::from_str(meta.info.get()).unwrap_or_default();
+    if let Some(config) = &mut info.config {
+        config.retain(|name, _| name == "keep-file");
+    }
+    let info = serde_json::value::to_raw_value(&info);
+    Meta {
+        info: info.unwrap_or_default(),
+        ..meta
+    }
+}
+
+/// Puts a record in the place of another one. No power loss needs to be survived: the other one is as
+/// good.
+fn replace_record(disk: &dyn Disk, folder: &Path, meta: &Meta) -> std::io::Result<()> {
+    let new_path = write_new(disk, folder, meta)?.0;
+    Ok(disk.rename(&new_path, &folder.join(META_FILE_NAME))?)
 }
 
 /// Puts a stream on record: when this returns, no crash and no loss of power forgets it.
@@ -80,6 +125,16 @@ pub(crate) fn write_record(disk: &dyn Disk, folder: &Path, meta: &Meta) -> std::
 
 fn make_record(disk: &dyn Disk, folder: &Path, meta: &Meta) -> std::io::Result<()> {
     disk.mkdir(folder)?;
+    let (new_path, file) = write_new(disk, folder, meta)?;
+    disk.sync(file.as_fd())?;
+    disk.rename(&new_path, &folder.join(META_FILE_NAME))?;
+    disk.sync_folder(folder)?;
+    let parent = folder.parent().map(|parent| disk.sync_folder(parent));
+    Ok(parent.transpose().map(|_| ())?)
+}
+
+/// Writes a record beside the one that it is to replace.
+fn write_new(disk: &dyn Disk, folder: &Path, meta: &Meta) -> std::io::Result<(PathBuf, OwnedFd)> {
     let new_path = folder.join(META_NEW_FILE_NAME);
     let file = disk.open(&new_path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
     let bytes = serde_json::to_vec(meta)?;
@@ -90,11 +145,7 @@ fn make_record(disk: &dyn Disk, folder: &Path, meta: &Meta) -> std::io::Result<(
             written => written_bytes += written,
         }
     }
-    disk.sync(file.as_fd())?;
-    disk.rename(&new_path, &folder.join(META_FILE_NAME))?;
-    disk.sync_folder(folder)?;
-    let parent = folder.parent().map(|parent| disk.sync_folder(parent));
-    Ok(parent.transpose().map(|_| ())?)
+    Ok((new_path, file))
 }
 
 /// Removes a stream's folder. The record goes last: a folder that is half removed is still a

@@ -10,6 +10,7 @@
 mod disk_faults;
 mod fake;
 mod faulty;
+mod lives;
 
 use driver::{Config, Disk, RawConfig, RealDisk, RunError, TableError};
 use fake::{
