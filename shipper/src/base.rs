@@ -3,6 +3,7 @@
 pub mod buffers;
 pub mod chain;
 pub mod clock;
+pub mod pem;
 pub mod phase;
 pub mod secret;
 pub mod tasks;

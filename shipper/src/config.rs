@@ -10,6 +10,7 @@
 //! (`CLS_SHIPPER__CREDENTIALS__DEFAULT__SECRET_ID`).
 
 pub mod allowed_hosts;
+pub mod road;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +23,7 @@ use toml::{Table, Value};
 
 use crate::cls::compress::Compression;
 use crate::cls::endpoint::Endpoint;
+use road::Road;
 
 use crate::base::secret::Secret;
 use crate::cls::credentials::Credentials;
@@ -82,6 +84,8 @@ pub struct Config {
     pub endpoints: BTreeMap<String, Vec<String>>,
     /// How batches are made and sent.
     pub upload: Upload,
+    /// How requests get to CLS and to STS.
+    pub road: Road,
     /// Where records go that CLS will never take; without it they hold their lane.
     pub dead_letter: Option<DeadLetter>,
     /// Address of the admin HTTP server.
@@ -268,6 +272,14 @@ pub enum ConfigError {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Faults(pub Vec<String>);
 
+impl Faults {
+    /// Returns what was read at `place`, or nothing, and notes why.
+    fn take<T>(&mut self, place: &str, read: Result<T, String>) -> Option<T> {
+        read.map_err(|rule| self.0.push(format!("{place}: {rule}")))
+            .ok()
+    }
+}
+
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("; "))
@@ -297,7 +309,10 @@ impl Config {
     pub fn fixed_differences(&self, new: &Self) -> Vec<&'static str> {
         let differences = [
             ("[listen]", self.listen != new.listen),
-            ("[upload]", self.upload != new.upload),
+            (
+                "[upload]",
+                self.upload != new.upload || self.road != new.road,
+            ),
             ("[dead_letter]", self.dead_letter != new.dead_letter),
             ("[admin]", self.admin_listen != new.admin_listen),
             (
@@ -330,9 +345,11 @@ impl Config {
         let mut root = Section::new("", table);
         let listen = read_listen(&mut root, &mut faults);
         let (credentials, listed) = read_credentials(&mut root, &environment, &mut faults);
-        let defaults = read_defaults(&mut root, &listed, &mut faults);
+        let mut upload = root.section("upload", &mut faults);
+        let road = road::read(&mut upload, &environment, &mut faults);
+        let upload = read_upload(upload, &mut faults);
+        let defaults = read_defaults(&mut root, &listed, road.insecure, &mut faults);
         let endpoints = allowed_endpoints(listed, &defaults, &mut faults);
-        let upload = read_upload(&mut root, &mut faults);
         let tenants = read_tenants(&mut root, &mut faults);
         let dead_letter = read_dead_letter(&mut root, &mut faults);
         let mut admin = root.section("admin", &mut faults);
@@ -368,6 +385,7 @@ impl Config {
             credentials,
             endpoints,
             upload,
+            road,
             dead_letter,
             admin_listen,
             shutdown_grace: Duration::from_millis(grace),
@@ -540,20 +558,34 @@ fn read_tenant(mut section: Section, faults: &mut Faults) -> Option<TenantConfig
     })
 }
 
-fn read_defaults(root: &mut Section, listed: &Listed, faults: &mut Faults) -> Defaults {
+/// The topic of the examples: whoever has not replaced it would wait for an error of CLS.
+const TOPIC_PLACEHOLDER: &str = "replace-with-your-topic-id";
+
+fn read_defaults(
+    root: &mut Section,
+    listed: &Listed,
+    is_insecure: bool,
+    faults: &mut Faults,
+) -> Defaults {
     let mut section = root.section("defaults", faults);
     let endpoint = section.text("endpoint", faults).and_then(|text| {
-        text.parse::<Endpoint>()
-            .map_err(|error| {
-                faults
-                    .0
-                    .push(format!("defaults.endpoint = \"{text}\": {error}"))
-            })
-            .ok()
+        let parsed = text.parse::<Endpoint>().map_err(|error| error.to_string());
+        let parsed = parsed.and_then(|endpoint| match endpoint.insecurity(is_insecure) {
+            Some(fault) => Err(fault),
+            None => Ok(endpoint),
+        });
+        faults.take(&format!("defaults.endpoint = \"{text}\""), parsed)
     });
+    let endpoint = read_region(&mut section, endpoint, faults);
     let topic_id = section.text("topic_id", faults);
     let named = section.text("credentials", faults);
-    section.end(&["endpoint", "topic_id", "credentials"], faults);
+    if topic_id.as_deref() == Some(TOPIC_PLACEHOLDER) {
+        faults.0.push(format!(
+            "defaults.topic_id = \"{TOPIC_PLACEHOLDER}\": put in the ID of your topic, or leave it out"
+        ));
+    }
+    let known = ["endpoint", "region", "network", "topic_id", "credentials"];
+    section.end(&known, faults);
     if let Some(name) = named.as_ref().filter(|name| !listed.contains_key(*name)) {
         let known = list(listed.keys());
         faults.0.push(format!(
@@ -565,6 +597,50 @@ fn read_defaults(root: &mut Section, listed: &Listed, faults: &mut Faults) -> De
         topic_id,
         credentials: named.unwrap_or_else(|| "default".into()),
     }
+}
+
+/// Reads `region` and `network`, which name CLS's endpoint of a region.
+fn read_region(
+    section: &mut Section,
+    endpoint: Option<Endpoint>,
+    faults: &mut Faults,
+) -> Option<Endpoint> {
+    let region = section.text("region", faults);
+    let network = section.text("network", faults);
+    let domain = match network.as_deref() {
+        None | Some("internet") => "cls.tencentcs.com",
+        Some("intranet") => "cls.tencentyun.com",
+        Some(other) => {
+            faults.0.push(format!(
+                "defaults.network = \"{other}\": it must be internet or intranet"
+            ));
+            return endpoint;
+        }
+    };
+    let Some(region) = region else {
+        if network.is_some() {
+            faults
+                .0
+                .push("defaults.network needs defaults.region".to_owned());
+        }
+        return endpoint;
+    };
+    if endpoint.is_some() {
+        let rule = "defaults.region and defaults.endpoint exclude each other";
+        faults.0.push(rule.to_owned());
+    }
+    let is_region = region.contains('-')
+        && region
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    let parsed = format!("{region}.{domain}").parse().ok();
+    let parsed = parsed.filter(|_| is_region);
+    if parsed.is_none() {
+        faults.0.push(format!(
+            "defaults.region = \"{region}\": it must be a region such as ap-guangzhou"
+        ));
+    }
+    parsed
 }
 
 /// Returns where the keys of each source may be used: at the hosts it lists, or at CLS's and that of
@@ -609,8 +685,7 @@ fn read_dead_letter(root: &mut Section, faults: &mut Faults) -> Option<DeadLette
     path.map(|path| DeadLetter { path, bytes_max })
 }
 
-fn read_upload(root: &mut Section, faults: &mut Faults) -> Upload {
-    let mut section = root.section("upload", faults);
+fn read_upload(mut section: Section, faults: &mut Faults) -> Upload {
     let linger = section.number("linger_ms", 0..=60_000, LINGER_MS_DEFAULT, faults);
     // A batch may exceed its bound by one record; CLS's bound on values leaves room for that.
     let batch_bytes_max = section.number(
@@ -652,6 +727,13 @@ fn read_upload(root: &mut Section, faults: &mut Faults) -> Upload {
             "concurrency_max",
             "buffer_bytes_max",
             "compression",
+            "ca_file",
+            "proxy",
+            "proxy_user",
+            "proxy_password",
+            "proxy_password_file",
+            "no_proxy",
+            "insecure",
         ],
         faults,
     );
@@ -1196,11 +1278,11 @@ mod tests {
         credentials.default.endpoints has "h:443": it must be a host name without scheme and port, * is any text;
         credentials.default.endpoints has "": it must be a host name without scheme and port, * is any text;
         credentials.default.source = "vault": it must be one of inline, env, file, cvm-role, tke-oidc;
-        defaults.endpoint = "ftp://x": its scheme must be https or http;
-        defaults.credentials = "prod": there is no [credentials.prod], known: a, default;
         upload.linger_ms = -1: it must be a whole number from 0 to 60000;
         upload.batch_logs_max = 10001: it must be a whole number from 1 to 10000;
         upload.compression = "gzip": it must be "lz4", "zstd" or "none";
+        defaults.endpoint = "ftp://x": its scheme must be https or http;
+        defaults.credentials = "prod": there is no [credentials.prod], known: a, default;
         admin.listen = "localhost": it must be an IP address and a port, such as 127.0.0.1:9464;
         colour is not a setting, known: listen, tenants, defaults, credentials, upload, dead_letter, admin, shutdown_grace_ms
         "#);
@@ -1250,5 +1332,99 @@ mod tests {
     fn no_secret_shows_in_debug_output() {
         let shown = format!("{:?}", check(MINIMAL, &[]).unwrap());
         assert!(!shown.contains("EXAMPLE"), "{shown}");
+    }
+
+    #[test]
+    fn a_region_names_its_endpoint_on_either_network() {
+        let endpoint = |text: &str| {
+            let config = check(&format!("[defaults]\n{text}"), &[])?;
+            Ok(config.defaults.endpoint.unwrap().to_string())
+        };
+        for (text, expected) in [
+            (
+                "region = \"ap-guangzhou\"",
+                Ok("https://ap-guangzhou.cls.tencentcs.com"),
+            ),
+            (
+                "region = \"ap-guangzhou\"\nnetwork = \"intranet\"",
+                Ok("https://ap-guangzhou.cls.tencentyun.com"),
+            ),
+            (
+                "region = \"Guangzhou\"",
+                Err("defaults.region = \"Guangzhou\": it must be a region such as ap-guangzhou"),
+            ),
+            (
+                "region = \"ap-x\"\nendpoint = \"h\"",
+                Err("defaults.region and defaults.endpoint exclude each other"),
+            ),
+            (
+                "network = \"intranet\"",
+                Err("defaults.network needs defaults.region"),
+            ),
+            (
+                "region = \"ap-x\"\nnetwork = \"vpc\"",
+                Err("defaults.network = \"vpc\": it must be internet or intranet"),
+            ),
+            (
+                "endpoint = \"cls.tencentcloudapi.com\"",
+                Err(
+                    "defaults.endpoint = \"cls.tencentcloudapi.com\": this is the address of API 3.0, \
+                     which takes no logs: use ap-guangzhou.cls.tencentcs.com with the region of your topic",
+                ),
+            ),
+        ] {
+            let expected = expected.map(str::to_owned).map_err(str::to_owned);
+            assert_eq!(endpoint(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_topic_of_the_examples_is_refused() {
+        let error =
+            check("[defaults]\ntopic_id = \"replace-with-your-topic-id\"", &[]).unwrap_err();
+        assert!(error.contains("put in the ID of your topic"), "{error}");
+    }
+
+    #[test]
+    fn the_road_is_read_from_the_file_or_from_the_variables_of_other_programs() {
+        let upload = |text: &str, environment: &[(&str, &str)]| {
+            check(&format!("[upload]\n{text}"), environment).map(|config| config.road)
+        };
+        let road = upload(
+            "ca_file = \"/ca\"\nproxy = \"http://p:1\"\nproxy_user = \"u\"\n\
+             proxy_password_file = \"/pw\"\nno_proxy = [\"*.local\"]\ninsecure = true",
+            &[],
+        )
+        .unwrap();
+        let proxy = road.https_proxy.unwrap();
+        assert_eq!(
+            (proxy.url.as_str(), proxy.user.as_deref()),
+            ("http://p:1", Some("u"))
+        );
+        assert_eq!(proxy.password, Some(road::Password::File("/pw".into())));
+        assert!(road.insecure && road.no_proxy.matches("x.local", 443));
+        let environment = [
+            ("https_proxy", "http://a:1"),
+            ("ALL_PROXY", "http://b:2"),
+            ("NO_PROXY", "x, .y:80"),
+        ];
+        let road = upload("proxy = \"env\"", &environment).unwrap();
+        assert_eq!(road.https_proxy.unwrap().url, "http://a:1");
+        assert_eq!(road.http_proxy.unwrap().url, "http://b:2");
+        assert!(road.no_proxy.matches("z.y", 80));
+        assert_eq!(upload("", &environment).unwrap(), Road::default());
+        let error = upload(
+            "proxy = \"socks5://u:SECRET@p\"\nno_proxy = [\"10.*\"]",
+            &[],
+        )
+        .unwrap_err();
+        assert!(
+            error.contains("upload.proxy: it must be http")
+                && error.contains("\"10.*\" can never match"),
+            "{error}"
+        );
+        assert!(!error.contains("SECRET"), "{error}");
+        let error = upload("proxy_user = \"u\"", &[]).unwrap_err();
+        assert!(error.contains("need proxy"), "{error}");
     }
 }

@@ -41,7 +41,8 @@ use crate::door::gate::AdminListener;
 use crate::door::listeners::{ListenError, Listeners, bind_tcp};
 use crate::keys::store::CredentialStore;
 use crate::run::assemble::{assemble, policy};
-use crate::send::client::ClientError;
+use crate::send::client::Client;
+use crate::send::road::RoadError;
 
 /// Time for calls to end once all their entries are acknowledged.
 const CALLS_END_GRACE: Duration = Duration::from_secs(1);
@@ -52,9 +53,9 @@ pub enum RunError {
     /// A socket can't be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The HTTP client can't be built.
+    /// The road to CLS can't be taken.
     #[error(transparent)]
-    Client(#[from] ClientError),
+    Road(#[from] RoadError),
 }
 
 /// Runs the shipper until `shutdown` completes; then delivers what is in memory, for at most
@@ -87,13 +88,24 @@ pub async fn run_reloading(
     let (phase_tx, phase) = watch::channel(Phase::Serving);
     let tasks = Arc::new(Tasks::default());
     let servers = Tasks::default();
+    let client = Client::new(config.road.clone());
+    // A bad file is better seen now than at the first upload.
+    client.http()?;
     let credentials = Arc::new(CredentialStore::new(
         &config.credentials,
         &config.endpoints,
         &clock,
+        &client,
     ));
     let (phase_rx, process_tasks) = (phase.clone(), Arc::clone(&tasks));
-    let shared = assemble(&config, clock, &credentials, process_tasks, phase_rx)?;
+    let shared = assemble(
+        &config,
+        clock,
+        &credentials,
+        &client,
+        process_tasks,
+        phase_rx,
+    );
     let shared = Arc::new(shared);
     // Before the unix socket, which is taken from who has it: a second process that can't start is
     // not to cut the drivers off from the first.

@@ -177,8 +177,8 @@ fn healthcheck(config: &Config) -> anyhow::Result<()> {
 fn ask(config: &Config, path: &str) -> anyhow::Result<String> {
     let url = format!("http://{}{path}", config.admin_listen);
     let answer = async {
-        let client = Client::new()?;
-        let request = client.http().get(&url).timeout(ASK_WAIT_MAX);
+        let client = Client::default();
+        let request = client.http()?.get(&url).timeout(ASK_WAIT_MAX);
         let response = request.send().await?.error_for_status()?;
         anyhow::Ok(response.text().await?)
     };

@@ -31,12 +31,24 @@ fn validate(manifests: &[PathBuf]) -> Output {
     command.arg(script).args(manifests).output().unwrap()
 }
 
+/// Loads settings with a topic in the place that the examples leave to their reader.
 fn load(settings: &Path) {
     // What docker-compose.yml passes on.
     let names = ["TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY"];
     let environment = names.map(|name| (name.to_owned(), "EXAMPLE".to_owned()));
-    if let Err(error) = Config::load(settings, environment.into_iter()) {
-        panic!("{}: {error}", settings.display());
+    let text = std::fs::read_to_string(settings).unwrap();
+    let filled = text.replace("replace-with-your-topic-id", "a-topic");
+    let read =
+        |text: &str| Config::from_table(text.parse().unwrap(), environment.clone().into_iter());
+    if let Err(faults) = read(&filled) {
+        panic!("{}: {faults}", settings.display());
+    }
+    if filled != text {
+        let faults = read(&text).unwrap_err();
+        assert!(
+            matches!(&faults.0[..], [one] if one.contains("topic_id")),
+            "{faults}"
+        );
     }
 }
 

@@ -158,6 +158,7 @@ credentials = "default"
 [credentials.default]
 {credentials}
 [upload]
+insecure = true
 linger_ms = 100
 [dead_letter]
 path = "{dead_letters}"

@@ -39,6 +39,11 @@ impl<T> Watched<T> {
         }
     }
 
+    /// Returns the files.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
     /// Returns the first file, for messages.
     pub fn path(&self) -> &Path {
         self.paths.first().map_or(Path::new(""), PathBuf::as_path)

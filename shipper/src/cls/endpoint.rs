@@ -1,6 +1,7 @@
 //! A CLS endpoint: scheme and authority, such as `https://ap-guangzhou.cls.tencentcs.com`.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// Where requests go. Without a scheme, https is meant: a key's signature and the lines themselves
@@ -70,6 +71,27 @@ fn known_fault(name: &str) -> Option<EndpointError> {
 }
 
 impl Endpoint {
+    /// Returns why lines may not go to this endpoint in the clear, if that is so: over http they may
+    /// within this machine, or where the configuration says that the network is trusted.
+    pub fn insecurity(&self, is_allowed: bool) -> Option<String> {
+        let name = self.name();
+        let unbracketed = name.trim_start_matches('[').trim_end_matches(']');
+        let address = unbracketed.parse::<IpAddr>();
+        let is_here = name == "localhost" || address.is_ok_and(|address| address.is_loopback());
+        (self.scheme == "http" && !is_here && !is_allowed).then(|| {
+            "lines and signatures would cross the network unencrypted: use https, or set \
+             [upload] insecure = true in the shipper's configuration if the network is trusted"
+                .to_owned()
+        })
+    }
+
+    /// Returns the port.
+    pub fn port(&self) -> u16 {
+        let default = if self.scheme == "http" { 80 } else { 443 };
+        let rest = self.host.get(self.name().len()..).unwrap_or_default();
+        rest.trim_start_matches(':').parse().unwrap_or(default)
+    }
+
     /// Returns the value of the Host header, which the signature covers.
     pub fn host(&self) -> &str {
         &self.host
@@ -188,6 +210,22 @@ mod tests {
             "cls.tencentcs.com",
         ] {
             assert!(text.parse::<Endpoint>().is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn http_stays_on_this_machine_unless_the_network_is_trusted() {
+        for (text, is_secure) in [
+            ("https://h", true),
+            ("http://127.0.0.2:9080", true),
+            ("http://[::1]:1", true),
+            ("http://localhost", true),
+            ("http://ap-guangzhou.cls.tencentyun.com", false),
+            ("http://10.0.0.1", false),
+        ] {
+            let endpoint: Endpoint = text.parse().unwrap();
+            assert_eq!(endpoint.insecurity(false).is_none(), is_secure, "{text}");
+            assert_eq!(endpoint.insecurity(true), None, "{text}");
         }
     }
 

@@ -23,6 +23,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::{error, warn};
 
 use crate::base::chain::Chain;
+use crate::base::pem::{PemError, add_roots, certificates};
 use crate::base::watched::Watched;
 use crate::call::arrival::Arrival;
 use crate::config::TlsFiles;
@@ -43,7 +44,10 @@ pub enum TlsError {
     /// A file can't be read.
     #[error("read a TLS file")]
     Read(#[from] io::Error),
-    /// A file holds no PEM of the right kind.
+    /// A file gives no certificates.
+    #[error(transparent)]
+    Certificates(#[from] PemError),
+    /// The key file holds no key.
     #[error("TLS file {}", path.display())]
     Pem {
         /// The file.
@@ -55,7 +59,7 @@ pub enum TlsError {
     #[error("server certificate and key")]
     Server(#[source] rustls::Error),
     /// The client CA can't be used.
-    #[error("client CA file {}", path.display())]
+    #[error("client CA file {}: {reason}", path.display())]
     ClientCa {
         /// The file.
         path: PathBuf,
@@ -116,11 +120,7 @@ impl ServerTls {
                     reason,
                 };
                 let mut roots = RootCertStore::empty();
-                for certificate in certificates(path)? {
-                    roots
-                        .add(certificate)
-                        .map_err(|error| refused(error.to_string()))?;
-                }
+                add_roots(path, &mut roots)?;
                 // A client may show a token instead; who shows nothing is refused at the call,
                 // where the reason reaches it.
                 let verifier =
@@ -137,17 +137,6 @@ impl ServerTls {
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(config)
     }
-}
-
-fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = |source| TlsError::Pem {
-        path: path.clone(),
-        source,
-    };
-    CertificateDer::pem_file_iter(path)
-        .map_err(pem)?
-        .collect::<Result<_, _>>()
-        .map_err(pem)
 }
 
 /// Returns the DNS names of a verified certificate.

@@ -14,7 +14,8 @@ use crate::base::clock::WallClock;
 use crate::base::secret::Secret;
 use crate::cls::credentials::Credentials;
 use crate::config::Origin;
-use crate::send::client::{Client, ClientError};
+use crate::send::client::Client;
+use crate::send::road::RoadError;
 
 const CVM_CREDENTIALS_PATH: &str = "/latest/meta-data/cam/security-credentials/";
 
@@ -42,16 +43,16 @@ pub struct Temporary {
 /// Why nothing was fetched. No variant holds a part of a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// The HTTP client can't be built.
+    /// The road to the service can't be taken.
     #[error(transparent)]
-    Client(#[from] ClientError),
+    Road(#[from] RoadError),
     /// The service can't be reached or does not answer in time.
-    #[error("{service} can't be reached")]
+    #[error("{service} can't be reached: {cause}")]
     Unreachable {
         /// Which service.
         service: &'static str,
         /// Why.
-        source: reqwest::Error,
+        cause: String,
     },
     /// The service refuses.
     #[error("{service} answers {status}{}{detail}", if .detail.is_empty() { "" } else { ": " })]
@@ -83,6 +84,7 @@ pub enum FetchError {
 #[derive(Debug)]
 pub struct Fetcher {
     origin: Origin,
+    client: Client,
 }
 
 const METADATA: &str = "the CVM metadata service";
@@ -137,9 +139,14 @@ struct StsError {
 }
 
 impl Fetcher {
-    /// Makes a fetcher.
-    pub fn new(origin: Origin) -> Self {
-        Self { origin }
+    /// Makes a fetcher that takes the client's road to STS. The metadata service is in the same
+    /// machine, so to say, and never behind a proxy.
+    pub fn new(origin: Origin, client: &Client) -> Self {
+        let client = match origin {
+            Origin::CvmRole { .. } => client.without_proxy(),
+            Origin::TkeOidc { .. } => client.clone(),
+        };
+        Self { origin, client }
     }
 
     /// Returns how long a service that fails is left alone. A CVM has its metadata service to
@@ -175,16 +182,16 @@ impl Fetcher {
     /// # Errors
     /// The service can't be reached, refuses, or answers something else.
     pub async fn fetch(&self, clock: &WallClock) -> Result<Temporary, FetchError> {
-        let client = Client::new()?;
+        let client = &self.client;
         let now_s = clock.unix_s();
         let (credentials, expires_s) = match &self.origin {
             Origin::CvmRole { url, role } => {
                 let base = format!("{url}{CVM_CREDENTIALS_PATH}");
                 let role = match role {
                     Some(role) => role.clone(),
-                    None => get(&client, &base).await?.trim().to_owned(),
+                    None => get(client, &base).await?.trim().to_owned(),
                 };
-                let answer = Zeroizing::new(get(&client, &format!("{base}{role}")).await?);
+                let answer = Zeroizing::new(get(client, &format!("{base}{role}")).await?);
                 parse_cvm(&answer).ok_or(FetchError::Content { service: METADATA })?
             }
             Origin::TkeOidc {
@@ -208,7 +215,7 @@ impl Fetcher {
                     role_session_name: "cls-shipper",
                     duration_seconds: STS_DURATION_S,
                 };
-                assume_role(&client, url, region, &request, now_s).await?
+                assume_role(client, url, region, &request, now_s).await?
             }
         };
         let renew_s = renew_at(now_s, expires_s, clock.seed());
@@ -232,10 +239,10 @@ fn renew_at(now_s: u64, expires_s: u64, seed: u64) -> u64 {
 async fn get(client: &Client, url: &str) -> Result<String, FetchError> {
     let unreachable = |source: reqwest::Error| FetchError::Unreachable {
         service: METADATA,
-        source: source.without_url(),
+        cause: client.cause(source),
     };
     let response = client
-        .http()
+        .http()?
         .get(url)
         .timeout(FETCH_TIMEOUT)
         .send()
@@ -279,11 +286,11 @@ async fn assume_role(
 ) -> Result<(Credentials, u64), FetchError> {
     let unreachable = |source: reqwest::Error| FetchError::Unreachable {
         service: STS,
-        source: source.without_url(),
+        cause: client.cause(source),
     };
     let body = serde_json::to_vec(request).expect("strings and numbers serialise");
     let response = client
-        .http()
+        .http()?
         .post(url)
         .timeout(FETCH_TIMEOUT)
         .header("Authorization", "SKIP")
@@ -360,7 +367,12 @@ mod tests {
     fn store(origin: Origin, now_s: &Arc<AtomicU64>) -> CredentialStore {
         let source = CredentialSource::Temporary(origin);
         let sources = BTreeMap::from([("r".into(), source)]);
-        CredentialStore::new(&sources, &BTreeMap::new(), &clock_of(now_s))
+        CredentialStore::new(
+            &sources,
+            &BTreeMap::new(),
+            &clock_of(now_s),
+            &Client::default(),
+        )
     }
 
     async fn id(store: &CredentialStore) -> Result<String, String> {

@@ -26,6 +26,7 @@ use crate::config::allowed_hosts::AllowedHosts;
 use crate::keys::fetch::{FetchError, Fetcher};
 use crate::keys::file::KeyFile;
 use crate::keys::temporary::Renewed;
+use crate::send::client::Client;
 
 /// How often a source is looked at while somebody waits for another key pair, however many do.
 pub(super) const LOOK_PERIOD: Duration = Duration::from_millis(500);
@@ -103,6 +104,7 @@ pub struct CredentialStore {
     /// Wakes who waits for another key pair, after the sources were replaced.
     replacements: watch::Sender<()>,
     clock: WallClock,
+    client: Client,
 }
 
 /// The sources, and where the keys of each may be used: both change in one step.
@@ -127,17 +129,19 @@ enum Source {
 }
 
 impl CredentialStore {
-    /// Takes the sources over. Files are read and keys fetched at the first use.
+    /// Takes the sources over, and what fetches temporary keys. Files are read and keys fetched at the first use.
     pub fn new(
         sources: &BTreeMap<String, CredentialSource>,
         endpoints: &BTreeMap<String, Vec<String>>,
         clock: &WallClock,
+        client: &Client,
     ) -> Self {
         let store = Self {
             sources: RwLock::default(),
             vain_count: AtomicU64::new(0),
             replacements: watch::Sender::default(),
             clock: clock.clone(),
+            client: client.clone(),
         };
         store.replace(sources, endpoints);
         store
@@ -157,7 +161,7 @@ impl CredentialStore {
                     .entries
                     .get(name)
                     .filter(|entry| entry.config == *config);
-                let new = || Arc::new(Entry::new(name, config, &self.clock));
+                let new = || Arc::new(Entry::new(name, config, &self.clock, &self.client));
                 (name.clone(), same.map_or_else(new, Arc::clone))
             });
             *known = Sources {
@@ -297,12 +301,12 @@ impl CredentialStore {
 }
 
 impl Entry {
-    fn new(name: &str, config: &CredentialSource, clock: &WallClock) -> Self {
+    fn new(name: &str, config: &CredentialSource, clock: &WallClock, client: &Client) -> Self {
         let source = match config {
             CredentialSource::Inline(fixed) => Source::Fixed(Arc::new(fixed.clone())),
             CredentialSource::File(path) => Source::File(KeyFile::new(path.clone(), clock.clone())),
             CredentialSource::Temporary(origin) => {
-                let fetcher = Fetcher::new(origin.clone());
+                let fetcher = Fetcher::new(origin.clone(), client);
                 let renewed = Renewed::new(name.to_owned(), fetcher, clock.clone());
                 Source::Temporary(Arc::new(renewed))
             }
@@ -356,6 +360,7 @@ mod tests {
             &BTreeMap::from([("f".to_owned(), source)]),
             &BTreeMap::new(),
             &WallClock::system(),
+            &Client::default(),
         )
     }
 
@@ -482,7 +487,12 @@ mod tests {
             CredentialSource::Inline(Credentials { id, key, token })
         };
         let one = |name: &str, id| BTreeMap::from([(name.to_owned(), inline(id))]);
-        let store = CredentialStore::new(&one("f", "one"), &BTreeMap::new(), &WallClock::system());
+        let store = CredentialStore::new(
+            &one("f", "one"),
+            &BTreeMap::new(),
+            &WallClock::system(),
+            &Client::default(),
+        );
         let named = CredentialRef::Named("f".into());
         let refused = store.snapshot(&named, &endpoint()).await.unwrap();
         let ends_wait = async |refused: Option<&Credentials>, sources| {
@@ -512,7 +522,12 @@ mod tests {
         };
         let sources = BTreeMap::from([("f".to_owned(), CredentialSource::Inline(pair))]);
         let allowed = |host: &str| BTreeMap::from([("f".to_owned(), vec![host.to_owned()])]);
-        let store = CredentialStore::new(&sources, &allowed("h"), &WallClock::system());
+        let store = CredentialStore::new(
+            &sources,
+            &allowed("h"),
+            &WallClock::system(),
+            &Client::default(),
+        );
         let named = CredentialRef::Named("f".into());
         store.snapshot(&named, &endpoint()).await.unwrap();
         store.replace(&sources, &allowed("other"));

@@ -10,7 +10,7 @@ use proto::log_opts::{Credentials as Wanted, LogOpts, fault};
 
 use crate::base::secret::Secret;
 use crate::cls::credentials::Credentials;
-use crate::cls::endpoint::{Endpoint, EndpointError};
+use crate::cls::endpoint::Endpoint;
 use crate::cls::request::Target;
 use crate::config::{Config, Defaults};
 use crate::keys::store::{CredentialRef, CredentialStore};
@@ -50,6 +50,7 @@ impl Warned {
 #[derive(Debug)]
 pub struct Router {
     defaults: Defaults,
+    is_insecure: bool,
     credentials: Arc<CredentialStore>,
 }
 
@@ -58,6 +59,7 @@ impl Router {
     pub fn new(config: &Config, credentials: Arc<CredentialStore>) -> Self {
         Self {
             defaults: config.defaults.clone(),
+            is_insecure: config.road.insecure,
             credentials,
         }
     }
@@ -118,11 +120,17 @@ impl Router {
             }
             return self.defaults.endpoint.clone();
         };
-        text.parse()
-            .map_err(|error: EndpointError| {
-                faults.push(fault("endpoint", Some(text), &error.to_string()));
-            })
-            .ok()
+        let parsed = text.parse::<Endpoint>();
+        let parsed = parsed.map_err(|error| error.to_string());
+        let rule = match parsed {
+            Ok(endpoint) => match endpoint.insecurity(self.is_insecure) {
+                None => return Some(endpoint),
+                Some(rule) => rule,
+            },
+            Err(rule) => rule,
+        };
+        faults.push(fault("endpoint", Some(text), &rule));
+        None
     }
 
     fn credentials(&self, opts: &LogOpts, faults: &mut Vec<String>) -> Option<CredentialRef> {
@@ -165,6 +173,7 @@ fn missing(option: &str) -> String {
 mod tests {
     use super::*;
     use crate::base::clock::WallClock;
+    use crate::send::client::Client;
 
     const KEY: &str = "source = \"inline\"\nsecret_id = \"id\"\nsecret_key = \"key\"";
 
@@ -177,7 +186,12 @@ mod tests {
     fn check_by(config: &str, options: &[(&str, &str)], expected: &[&str]) {
         let config = Config::from_table(config.parse().unwrap(), std::iter::empty()).unwrap();
         let clock = WallClock::new(|| Duration::ZERO);
-        let store = CredentialStore::new(&config.credentials, &config.endpoints, &clock);
+        let store = CredentialStore::new(
+            &config.credentials,
+            &config.endpoints,
+            &clock,
+            &Client::default(),
+        );
         let router = Router::new(&config, Arc::new(store));
         let options = options.iter();
         let options = options.map(|&(name, value)| (name.into(), value.into()));
@@ -234,7 +248,7 @@ mod tests {
                  allowed: {allowed} ([credentials.{name}] endpoints)"
             )
         };
-        let defaults = "[defaults]\ntopic_id = \"t\"\n";
+        let defaults = "[upload]\ninsecure = true\n[defaults]\ntopic_id = \"t\"\n";
         let usual_config = format!("{defaults}[credentials.default]\n{KEY}\n");
         check_by(&usual_config, &[("endpoint", "x.cls.tencentcs.com")], &[]);
         check_by(

@@ -14,7 +14,7 @@ use crate::keys::store::CredentialStore;
 use crate::lane::window::Budget;
 use crate::rules::route::{Router, Warned};
 use crate::rules::tenant::Tenants;
-use crate::send::client::{Client, ClientError};
+use crate::send::client::Client;
 use crate::show::ledger::Ledger;
 use crate::show::metrics::Metrics;
 use crate::upload::batch::Uploader;
@@ -34,23 +34,21 @@ pub(crate) fn policy(
 }
 
 /// Builds what all calls share.
-///
-/// # Errors
-/// The HTTP client can't be built.
 pub(crate) fn assemble(
     config: &Config,
     clock: WallClock,
     credentials: &Arc<CredentialStore>,
+    client: &Client,
     tasks: Arc<Tasks>,
     phase: watch::Receiver<Phase>,
-) -> Result<Shared, ClientError> {
+) -> Shared {
     let (buffers, ledger) = (Arc::new(Buffers::default()), Arc::new(Ledger::default()));
     let budget = Arc::new(Budget::new(config.upload.buffer_bytes_max));
     let of_budget = Arc::clone(&budget);
     let metrics = Metrics::default().showing(Arc::clone(&ledger), move || of_budget.granted());
     let metrics = Arc::new(metrics);
     let uploader = Arc::new(Uploader {
-        cloud: Arc::new(Client::new()?),
+        cloud: Arc::new(client.clone()),
         credentials: Arc::clone(credentials),
         clock: clock.clone(),
         compression: config.upload.compression,
@@ -64,7 +62,7 @@ pub(crate) fn assemble(
         metrics: Arc::clone(&metrics),
     });
     let tenants = Tenants::new(&config.tenants);
-    Ok(Shared {
+    Shared {
         policy: watch::Sender::new(policy(config, tenants, credentials)),
         warned: Warned::default(),
         lanes: Arc::new(Lanes::new(config.upload, Arc::clone(&budget), uploader)),
@@ -77,5 +75,5 @@ pub(crate) fn assemble(
         run_logs_max: config.upload.batch_logs_max,
         connection_age_max: config.listen.connection_age_max,
         phase,
-    })
+    }
 }

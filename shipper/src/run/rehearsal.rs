@@ -33,6 +33,7 @@ use crate::base::tasks::Tasks;
 use crate::call::arrival::Arrival;
 use crate::config::Config;
 use crate::keys::store::CredentialStore;
+use crate::send::client::Client;
 use crate::{base::phase::Phase, call::service::RelayService};
 
 /// Streams that a script speaks of.
@@ -68,13 +69,15 @@ impl Rehearsal {
         let (sender, phase) = watch::channel(Phase::Serving);
         let tasks = Arc::new(Tasks::default());
         let clock = WallClock::system();
+        let client = Client::default();
         let credentials = Arc::new(CredentialStore::new(
             &config.credentials,
             &config.endpoints,
             &clock,
+            &client,
         ));
         let shared =
-            crate::run::assemble::assemble(&config, clock, &credentials, tasks, phase).unwrap();
+            crate::run::assemble::assemble(&config, clock, &credentials, &client, tasks, phase);
         Self {
             service: RelayService(Arc::new(shared)),
             _phase: sender,

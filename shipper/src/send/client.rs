@@ -8,11 +8,14 @@ use futures_util::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, SERVER};
 use serde::Deserialize;
 
+use crate::base::chain::Chain;
 use crate::cls::compress::Compression;
 use crate::cls::credentials::Credentials;
 use crate::cls::disposition::{Answer, ErrorCode, Outcome, Stranger};
 use crate::cls::request::{UPLOAD_PATH, Upload};
 use crate::cls::sign::{self, SignedParts, Window};
+use crate::config::road::Road;
+use crate::send::road::{OpenRoad, RoadError};
 use crate::send::skew::Skews;
 
 const CONTENT_TYPE_PROTOBUF: &str = "application/x-protobuf";
@@ -23,24 +26,12 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// Bytes of each text of an answer that are kept.
 const MESSAGE_BYTES_MAX: usize = 500;
 
-/// Idle connections are closed by us first: CLS does not document its own time, and a request on
-/// a connection that just closed is a retry and possibly a duplicate.
-const IDLE_MAX: Duration = Duration::from_secs(15);
-
-/// Bound of the TCP and TLS handshake, inside the request's own timeout.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A connection pool to all endpoints.
+/// A connection pool to all endpoints, on one road.
 #[derive(Debug, Clone)]
 pub struct Client {
-    http: reqwest::Client,
+    road: Arc<OpenRoad>,
     skews: Arc<Skews>,
 }
-
-/// The client can't be built.
-#[derive(Debug, thiserror::Error)]
-#[error("HTTP client")]
-pub struct ClientError(#[from] reqwest::Error);
 
 /// What takes uploads: CLS, or what a test has in its place.
 pub trait Cloud: fmt::Debug + Send + Sync {
@@ -54,44 +45,43 @@ impl Cloud for Client {
     }
 }
 
+impl Default for Client {
+    fn default() -> Self {
+        Self::new(Road::default())
+    }
+}
+
 impl Client {
-    /// Builds a client that trusts Mozilla's roots, which are compiled in: the image has no files.
-    ///
-    /// # Errors
-    /// The TLS library refuses its own configuration.
-    ///
-    /// # Panics
-    /// Never: ring supports the default protocol versions.
-    pub fn new() -> Result<Self, ClientError> {
-        let roots = rustls::RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
-        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(
-            rustls::crypto::ring::default_provider(),
-        ))
-        .with_safe_default_protocol_versions()
-        .expect("ring supports the default protocol versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .http1_only()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("cls-docker-log-driver/", env!("CARGO_PKG_VERSION")))
-            .pool_idle_timeout(IDLE_MAX)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .build()?;
-        Ok(Self {
-            http,
+    /// Makes a client whose requests take a road: whom it trusts besides Mozilla's authorities, which
+    /// are compiled in, and its proxy. Files are read at the first request.
+    pub fn new(road: Road) -> Self {
+        Self {
+            road: Arc::new(OpenRoad::new(road)),
             skews: Arc::default(),
+        }
+    }
+
+    /// Returns a client that trusts the same authorities and uses no proxy, for what is near.
+    #[must_use]
+    pub fn without_proxy(&self) -> Self {
+        Self::new(Road {
+            https_proxy: None,
+            http_proxy: None,
+            ..self.road.road().clone()
         })
     }
 
     /// Returns the HTTP client itself, for requests that are not uploads.
-    pub fn http(&self) -> &reqwest::Client {
-        &self.http
+    ///
+    /// # Errors
+    /// A file of the road can't be used, and none was before.
+    pub fn http(&self) -> Result<reqwest::Client, RoadError> {
+        self.road.http()
+    }
+
+    /// Returns what went wrong with a request, in words that name a proxy's fault as one.
+    pub fn cause(&self, error: reqwest::Error) -> String {
+        self.road.cause(error)
     }
 
     /// Sends one batch once. The outcome holds no part of the credentials, whatever the answer
@@ -120,8 +110,11 @@ impl Client {
                 "the key pair holds characters that no HTTP header can carry".into(),
             );
         };
-        let request = self
-            .http
+        let http = match self.http() {
+            Ok(http) => http,
+            Err(error) => return Outcome::Unsendable(Chain(&error).to_string()),
+        };
+        let request = http
             .post(target.url())
             .headers(headers)
             .timeout(timeout)
@@ -132,8 +125,9 @@ impl Client {
                 self.skews.learn(&target.endpoint, &answer, now_s);
                 Outcome::Answer(answer)
             }
-            Err(error) if error.is_timeout() => Outcome::Timeout,
-            Err(error) => Outcome::Transport(cause(error)),
+            // Without a connection nothing was sent.
+            Err(error) if error.is_timeout() && !error.is_connect() => Outcome::Timeout,
+            Err(error) => Outcome::Transport(self.cause(error)),
         }
     }
 }
@@ -257,19 +251,6 @@ fn unix_s(date: &str) -> Option<u64> {
     Some(since.as_secs())
 }
 
-/// Returns an error's innermost causes in one line, without the URL.
-fn cause(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -306,7 +287,7 @@ mod tests {
             bytes: Vec::new().into(),
             compression: Compression::None,
         };
-        let client = Client::new().unwrap();
+        let client = Client::default();
         let upload = client.send(Upload {
             target: &target,
             credentials: &credentials,

@@ -15,7 +15,7 @@ use crate::cls::disposition::{Disposition, disposition};
 use crate::cls::request::{Body, Target, Upload};
 use crate::config::Config;
 use crate::keys::store::{CredentialRef, CredentialStore, CredentialsError};
-use crate::send::client::{Client, ClientError};
+use crate::send::client::Client;
 use crate::upload::letters::{DeadLetters, Letter, StoreError};
 
 /// Bound of one request.
@@ -42,9 +42,6 @@ pub enum ReplayError {
     /// There are no credentials to sign with.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    /// The HTTP client can't be built.
-    #[error(transparent)]
-    Client(#[from] ClientError),
 }
 
 /// Sends all letters once: with the credential source `chosen`, if there is one; else each with the
@@ -60,11 +57,11 @@ pub async fn replay(
     clock: &WallClock,
     chosen: Option<&str>,
 ) -> Result<Replayed, ReplayError> {
-    let credentials = CredentialStore::new(&config.credentials, &config.endpoints, clock);
+    let client = Client::new(config.road.clone());
+    let credentials = CredentialStore::new(&config.credentials, &config.endpoints, clock, &client);
     if let Some(name) = chosen {
         credentials.probe(name).await?;
     }
-    let client = Client::new()?;
     let taken = store.take()?;
     let mut unsent = Vec::new();
     for letter in &taken.letters {

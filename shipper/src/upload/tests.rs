@@ -28,6 +28,7 @@ use crate::lane::outbox::Outbox;
 use crate::lane::queue::{Lane, LaneKey, Run, SlotId, Stream, new_context_id};
 use crate::lane::receipts::Progress;
 use crate::lane::window::Budget;
+use crate::send::client::Client;
 use crate::send::client::Cloud;
 use crate::show::metrics::Metrics;
 use crate::upload::batch::Uploader;
@@ -192,7 +193,12 @@ impl World {
         let sources = [("default".to_owned(), credentials)].into();
         let uploader = Uploader {
             cloud: Arc::clone(&cloud) as Arc<dyn Cloud>,
-            credentials: Arc::new(CredentialStore::new(&sources, &BTreeMap::new(), &clock)),
+            credentials: Arc::new(CredentialStore::new(
+                &sources,
+                &BTreeMap::new(),
+                &clock,
+                &Client::default(),
+            )),
             clock,
             compression: Compression::None,
             concurrency_max: limits.concurrency_max,
