@@ -7,8 +7,9 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # The Makefile builds with an explicit target, because only then can binaries be linked statically.
 TRIPLE=${TRIPLE:-$(rustc -vV 2>/dev/null | sed -n 's/^host: //p')}
+TARGET_DIR=${CARGO_TARGET_DIR:-$ROOT/target}
 # shellcheck disable=SC2034 # the scripts that source this use it
-BINARIES=${BINARIES:-${CARGO_TARGET_DIR:-$ROOT/target}/$TRIPLE/release}
+BINARIES=${BINARIES:-$TARGET_DIR/$TRIPLE/release}
 ENGINE_START_S_MAX=60
 
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Shows a container's lines becoming records: real engine, real plugin, real shipper; only the cloud
-# is a stand-in. Needs the binaries of `make build`. Leaves nothing behind, also after Ctrl-C.
+# is a stand-in. Needs the binaries that `make demo` builds. Leaves nothing behind, also after Ctrl-C.
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
 
@@ -54,7 +54,7 @@ free_port() {
 build_images() {
   local binary
   for binary in cls-shipper cls-standin chatter; do
-    [[ -x $BINARIES/$binary ]] || die "$BINARIES/$binary does not exist: run \`make build\`"
+    [[ -x $BINARIES/$binary ]] || die "$BINARIES/$binary does not exist: run \`make demo\`"
     tar -C "$BINARIES" -c "$binary" |
       docker import -c "ENTRYPOINT [\"/$binary\"]" - "${binary/#chatter/cls-chatter}:demo" >/dev/null
   done

@@ -3,6 +3,7 @@
 #
 #   images.sh [TAG]                                      (latest; DOCKER_HOST is honoured)
 #
+# Compiles with the profile named by IMAGE_PROFILE, or for release.
 # Where no registry answers, the program named by BASE_IMAGES, if there is one, is given the
 # Dockerfiles to provide the base images that they name.
 # shellcheck source=scripts/common.sh
@@ -30,5 +31,5 @@ docker image prune -f --filter label=cls.stage=build --filter until=24h >/dev/nu
 for dockerfile in "${dockerfiles[@]}"; do
   image=cls-${dockerfile##*.}:$tag
   say "building $image"
-  docker build "${options[@]}" -f "$dockerfile" -t "$image" "$ROOT"
+  docker build "${options[@]}" --build-arg PROFILE="${IMAGE_PROFILE:-release}" -f "$dockerfile" -t "$image" "$ROOT"
 done

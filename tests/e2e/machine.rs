@@ -7,8 +7,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// Folders that engines write to, whatever folders they are given.
-const FOLDERS: [&str; 2] = ["/run/docker", "/run/docker/plugins"];
+/// Where engines keep sockets, whatever folders they are given.
+const RUN_FOLDER: &str = "/run/docker";
+/// Where they keep folders of plugins.
+const PLUGINS_FOLDER: &str = "/run/docker/plugins";
 
 /// What is on the machine, one line for each thing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,9 +27,9 @@ impl Machine {
         let mut machine = Self::default();
         machine.add_interfaces()?;
         machine.add_packet_filter()?;
-        for folder in FOLDERS {
-            machine.add_entries(Path::new(folder));
-        }
+        // The engine at hand makes folders there with its first container.
+        machine.add_entries(RUN_FOLDER, |entry| !entry.is_dir());
+        machine.add_entries(PLUGINS_FOLDER, |_| true);
         Ok(machine)
     }
 
@@ -90,10 +92,14 @@ impl Machine {
         Ok(())
     }
 
-    /// Adds what is in a folder, if there is one.
-    fn add_entries(&mut self, folder: &Path) {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            self.add("entry", &entry.path().display().to_string());
+    /// Adds what is in a folder, if there is one, and counts.
+    fn add_entries(&mut self, folder: &str, counts: impl Fn(&Path) -> bool) {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        for path in entries
+            .map(|entry| entry.path())
+            .filter(|path| counts(path))
+        {
+            self.add("entry", &path.display().to_string());
         }
     }
 }

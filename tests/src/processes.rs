@@ -1,8 +1,8 @@
 //! The product's processes, as real processes: built, started, waited for, measured and killed.
 //!
-//! Binaries are looked for in `CLS_BIN_DIR`; without it, cargo builds them beside the running test,
-//! in the same profile, once per test process. A process is ready when it answers, and is killed
-//! when it is dropped.
+//! Binaries are looked for in `CLS_BIN_DIR`; without it, a program takes those beside it, and for a
+//! test cargo builds them, in the same profile, once per test process. A process is ready when it
+//! answers, and is killed when it is dropped.
 
 use crate::client;
 use crate::dockerd::Dockerd;
@@ -55,7 +55,11 @@ pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
         .as_ref()
         .map_err(|error| anyhow::anyhow!("{error}"))?
         .join(name);
-    anyhow::ensure!(path.is_file(), "{} does not exist", path.display());
+    anyhow::ensure!(
+        path.is_file(),
+        "{} does not exist: run `make build`, or say in CLS_BIN_DIR where the binaries are",
+        path.display()
+    );
     Ok(path)
 }
 
@@ -67,16 +71,23 @@ fn binary_dir() -> anyhow::Result<PathBuf> {
     if let Ok(dir) = std::env::var("CLS_BIN_DIR") {
         return Ok(dir.into());
     }
-    // target/<profile>/deps/<test>, or target/<profile>/<program>.
     let exe = std::env::current_exe()?;
     let dir = exe.parent().context("an executable is in a folder")?;
-    let dir = if dir.ends_with("deps") {
-        dir.parent().unwrap_or(dir)
-    } else {
-        dir
-    };
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let mut command = Command::new(cargo);
+    if !dir.ends_with("deps") {
+        return Ok(dir.to_owned());
+    }
+    let dir = dir.parent().context("deps is in a profile's folder")?;
+    build(dir)?;
+    Ok(dir.to_owned())
+}
+
+/// Builds the binaries of this workspace in `dir`, which is `target/[<triple>/]<profile>`.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the harness has no config: a few variables are all"
+)]
+fn build(dir: &Path) -> anyhow::Result<()> {
+    let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
     // What cargo told this test about its package would make build scripts run again, and the
     // next build after this one as well.
     for (name, _) in std::env::vars_os() {
@@ -86,15 +97,28 @@ fn binary_dir() -> anyhow::Result<PathBuf> {
     }
     command.args(["build", "--quiet", "--locked", "--bins"]);
     command.args(["--package=driver", "--package=shipper", "--package=world"]);
-    command
-        .arg("--target-dir")
-        .arg(dir.parent().context("a profile is in a target folder")?);
-    if dir.ends_with("release") {
-        command.arg("--release");
-    }
+    command.args(build_options(dir).with_context(|| format!("{} is no profile's", dir.display()))?);
     let status = command.current_dir(env!("CARGO_MANIFEST_DIR")).status()?;
     anyhow::ensure!(status.success(), "building the binaries: {status}");
-    Ok(dir.to_owned())
+    Ok(())
+}
+
+/// Returns the options with which cargo builds in `dir`, which is `target/[<triple>/]<profile>`.
+fn build_options(dir: &Path) -> Option<Vec<String>> {
+    let name = |dir: &Path| Some(dir.file_name()?.to_str()?.to_owned());
+    let mut profile = name(dir)?;
+    if profile == "debug" {
+        "dev".clone_into(&mut profile);
+    }
+    let mut options = vec!["--profile".to_owned(), profile];
+    let mut target = dir.parent()?;
+    let triple = name(target)?;
+    if triple.starts_with(&format!("{}-", std::env::consts::ARCH)) {
+        options.extend(["--target".to_owned(), triple]);
+        target = target.parent()?;
+    }
+    options.extend(["--target-dir".to_owned(), target.to_str()?.to_owned()]);
+    Some(options)
 }
 
 fn is_about_a_package(variable: &str) -> bool {
@@ -647,6 +671,16 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "echo started; exec sleep 1000"]);
         Process::start("sleeper", command, dir).unwrap()
+    }
+
+    #[test]
+    fn a_test_builds_in_its_own_profile_for_its_own_target() {
+        let options = |dir: &str| build_options(Path::new(dir)).unwrap().join(" ");
+        let plain = "--profile dev --target-dir /tree/target";
+        assert_eq!(options("/tree/target/debug"), plain);
+        let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        let quick = format!("--profile quick --target {triple} --target-dir /tree/target");
+        assert_eq!(options(&format!("/tree/target/{triple}/quick")), quick);
     }
 
     #[test]
