@@ -26,7 +26,7 @@ use crate::cls::endpoint::Endpoint;
 use road::Road;
 
 use crate::base::secret::Secret;
-use crate::cls::credentials::Credentials;
+use crate::cls::credentials::{Credentials, trimmed};
 use crate::config::allowed_hosts::AllowedHosts;
 
 /// Environment variables that begin with this override the file.
@@ -847,7 +847,7 @@ fn read_credential_source(
                 ));
                 return None;
             };
-            Some(CredentialSource::Inline(Credentials { id, key, token }))
+            inline(Credentials { id, key, token }, &at, faults)
         }
         Some("env") => read_env_credentials([id, key, token], &at, environment, faults),
         Some("cvm-role") => Some(CredentialSource::Temporary(Origin::CvmRole {
@@ -894,7 +894,7 @@ fn read_env_credentials(
                 ),
             });
         }
-        value.map(|value| Secret::new(value.clone()))
+        value.map(|value| trimmed(value))
     };
     let id = variable("secret_id", id, "TENCENTCLOUD_SECRET_ID");
     let key = variable("secret_key", key, "TENCENTCLOUD_SECRET_KEY");
@@ -902,14 +902,24 @@ fn read_env_credentials(
         Some(name) => Some(variable("token", Some(name), "")?),
         None => environment
             .get("TENCENTCLOUD_TOKEN")
-            .cloned()
-            .map(Secret::new),
+            .filter(|token| !token.trim().is_empty())
+            .map(|token| trimmed(token)),
     };
-    Some(CredentialSource::Inline(Credentials {
+    let credentials = Credentials {
         id: id?,
         key: key?,
         token,
-    }))
+    };
+    inline(credentials, at, faults)
+}
+
+/// Takes a pair, unless nothing can be signed with it.
+fn inline(credentials: Credentials, at: &str, faults: &mut Faults) -> Option<CredentialSource> {
+    if let Some(fault) = credentials.fault() {
+        faults.0.push(format!("[{at}] {fault}"));
+        return None;
+    }
+    Some(CredentialSource::Inline(credentials))
 }
 
 /// Reads a base URL; a slash at its end is not part of it.
@@ -1044,7 +1054,7 @@ impl Section {
     }
 
     fn secret(&mut self, key: &str, faults: &mut Faults) -> Option<Secret> {
-        self.text(key, faults).map(Secret::new)
+        self.text(key, faults).map(|text| trimmed(&text))
     }
 
     fn address(&mut self, key: &str, faults: &mut Faults) -> Option<SocketAddr> {
@@ -1426,5 +1436,36 @@ mod tests {
         assert!(!error.contains("SECRET"), "{error}");
         let error = upload("proxy_user = \"u\"", &[]).unwrap_err();
         assert!(error.contains("need proxy"), "{error}");
+    }
+
+    #[test]
+    fn what_surrounds_a_key_is_no_part_of_it_and_what_is_in_it_is_a_fault() {
+        let text = "[credentials.a]\nsource = \"env\"";
+        let pair = |id: &str| {
+            let environment = [
+                ("TENCENTCLOUD_SECRET_ID", id),
+                ("TENCENTCLOUD_SECRET_KEY", "\u{feff}k\n"),
+            ];
+            check(text, &environment).map(|config| config.credentials["a"].clone())
+        };
+        let Ok(CredentialSource::Inline(credentials)) = pair(" i\r\n") else {
+            panic!()
+        };
+        assert_eq!(
+            (credentials.id.expose(), credentials.key.expose()),
+            ("i", "k")
+        );
+        for (id, fault) in [
+            (
+                "\"HIDDEN\"",
+                "[credentials.a] secret_id has quotes in it, which are no part of a key",
+            ),
+            (
+                "HID\u{e9}N",
+                "[credentials.a] secret_id has a character that no HTTP header can carry",
+            ),
+        ] {
+            assert_eq!(pair(id).unwrap_err(), fault);
+        }
     }
 }

@@ -19,9 +19,8 @@ use tracing::warn;
 use zeroize::Zeroizing;
 
 use crate::base::clock::WallClock;
-use crate::base::secret::Secret;
 use crate::base::watched::Watched;
-use crate::cls::credentials::Credentials;
+use crate::cls::credentials::{Credentials, trimmed};
 use crate::keys::store::{CredentialsError, LOOK_PERIOD};
 
 /// How long before a pair expires that is warned of. The official SDKs renew 300 s ahead, so whoever
@@ -65,14 +64,17 @@ impl KeyFile {
                 .map(std::fs::read_to_string)
                 .transpose()?
                 .unwrap_or_default();
-            parse(&Zeroizing::new(text)).ok_or(FileFault::Content)
+            parse(&Zeroizing::new(text)).map_err(FileFault::Content)
         });
         let pair = parsed.map_err(|fault| match fault {
             FileFault::Read(source) => CredentialsError::Read {
                 path: path(),
                 source,
             },
-            FileFault::Content => CredentialsError::Content { path: path() },
+            FileFault::Content(fault) => CredentialsError::Content {
+                path: path(),
+                fault,
+            },
         })?;
         let now_s = self.clock.unix_s();
         if let Some(expiration_s) = pair.expiration_s {
@@ -147,7 +149,7 @@ impl Pair {
 
 enum FileFault {
     Read(std::io::Error),
-    Content,
+    Content(String),
 }
 
 impl From<std::io::Error> for FileFault {
@@ -180,10 +182,50 @@ enum Time {
     Toml(Datetime),
 }
 
-fn parse(text: &str) -> Option<Pair> {
-    let file: CredentialsFile = serde_json::from_str(text)
-        .ok()
-        .or_else(|| toml::from_str(text).ok())?;
+/// Reads a pair.
+///
+/// # Errors
+/// What is wrong, without a word of the text: it may hold a key. The parsers quote it.
+fn parse(text: &str) -> Result<Pair, String> {
+    let text = text.trim_start_matches('\u{feff}');
+    if text.trim().is_empty() {
+        return Err("is empty".to_owned());
+    }
+    let file = serde_json::from_str::<CredentialsFile>(text).ok();
+    let file = file.or_else(|| toml::from_str(text).ok());
+    let pair = file.and_then(pair).ok_or_else(|| match other_name(text) {
+        Some(name) => format!("has {name} instead of secret_id and secret_key; {FORMAT}"),
+        None => FORMAT.to_owned(),
+    })?;
+    pair.credentials.fault().map_or(Ok(pair), Err)
+}
+
+const FORMAT: &str = "must be JSON or TOML with the strings secret_id, secret_key and optionally token \
+                      and expiration, which is a time as in RFC 3339 or UNIX seconds";
+
+/// Names that other programs have for the parts of a key pair.
+const OTHER_NAMES: [&str; 8] = [
+    "SecretId",
+    "secretId",
+    "SECRET_ID",
+    "TENCENTCLOUD_SECRET_ID",
+    "TENCENTCLOUD_SECRETID",
+    "secretid",
+    "access_key_id",
+    "AccessKeyId",
+];
+
+fn other_name(text: &str) -> Option<&'static str> {
+    OTHER_NAMES.into_iter().find(|name| {
+        let mut places = text.match_indices(name);
+        places.any(|(at, _)| {
+            let before = text.get(..at).and_then(|before| before.chars().next_back());
+            !before.is_some_and(|char| char.is_alphanumeric() || char == '_')
+        })
+    })
+}
+
+fn pair(file: CredentialsFile) -> Option<Pair> {
     let times = [file.expiration, file.expired_time].into_iter().flatten();
     // An empty one counts as absent, as an empty token does.
     let times = times.filter(|time| !matches!(time, Time::Text(text) if text.is_empty()));
@@ -191,12 +233,12 @@ fn parse(text: &str) -> Option<Pair> {
         .map(|time| time.unix_s())
         .collect::<Option<Vec<u64>>>()?;
     let credentials = Credentials {
-        id: Secret::new(file.secret_id),
-        key: Secret::new(file.secret_key),
+        id: trimmed(&file.secret_id),
+        key: trimmed(&file.secret_key),
         token: file
             .token
-            .filter(|token| !token.is_empty())
-            .map(Secret::new),
+            .map(|token| trimmed(&token))
+            .filter(|token| !token.expose().is_empty()),
     };
     Some(Pair {
         credentials: Arc::new(credentials),
@@ -241,11 +283,12 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     use super::*;
+    use crate::base::secret::Secret;
 
     const START_S: u64 = 1_700_000_000;
 
     fn check(text: &str, expected: Option<Option<u64>>) {
-        let parsed = parse(text).map(|pair| {
+        let parsed = parse(text).ok().map(|pair| {
             let Credentials { id, key, token } = &*pair.credentials;
             assert_eq!((id.expose(), key.expose()), ("i", "k"), "{text}");
             assert_eq!(token.as_ref().map(Secret::expose), Some("t"), "{text}");
@@ -373,5 +416,41 @@ mod tests {
         let start = Instant::now();
         let looks = (0..100).filter(|n| file.is_look_due(start + LOOK_PERIOD / 10 * *n));
         assert_eq!(looks.count(), 10);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_said_without_its_content() {
+        for (text, expected) in [
+            ("", "is empty"),
+            ("\u{feff}  \n", "is empty"),
+            (
+                r#"{"SecretId":"AKIDEXAMPLE","SecretKey":"k"}"#,
+                "has SecretId instead of",
+            ),
+            (
+                "TENCENTCLOUD_SECRET_ID=AKIDEXAMPLE",
+                "has TENCENTCLOUD_SECRET_ID instead of",
+            ),
+            ("AKIDEXAMPLE", "must be JSON or TOML"),
+            (
+                r#"{"secret_id":"'AKIDEXAMPLE'","secret_key":"k"}"#,
+                "secret_id has quotes in it",
+            ),
+            (
+                r#"{"secret_id":"AKID EXAMPLE","secret_key":"k"}"#,
+                "secret_id has a character",
+            ),
+            (
+                r#"{"secret_id":"AKIDEXAMPLE","secret_key":" "}"#,
+                "secret_key is empty",
+            ),
+        ] {
+            let fault = parse(text).err().unwrap_or_default();
+            assert!(fault.starts_with(expected), "{text}: {fault}");
+            assert!(!fault.contains("EXAMPLE"), "{fault}");
+        }
+        let text =
+            "\u{feff}{\"secret_id\":\" i\\n\",\"secret_key\":\"\u{feff}k \",\"token\":\"t\\r\\n\"}";
+        check(text, Some(None));
     }
 }

@@ -70,16 +70,13 @@ pub enum CredentialsError {
         /// Why; all who wanted a pair at that time share it.
         source: Arc<FetchError>,
     },
-    /// The file is neither JSON nor TOML with the right keys. The parser's own words are left out:
-    /// they can quote the file.
-    #[error(
-        "credentials file {} must be JSON or TOML with the strings secret_id, secret_key and \
-         optionally token and expiration, which is a time as in RFC 3339 or UNIX seconds",
-        path.display()
-    )]
+    /// The file holds no key pair. The parser's own words are left out: they can quote the file.
+    #[error("credentials file {} {fault}", path.display())]
     Content {
         /// The file.
         path: PathBuf,
+        /// What is wrong with it.
+        fault: String,
     },
     /// The file says that its key pair is not valid any more.
     #[error(
