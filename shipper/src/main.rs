@@ -24,15 +24,18 @@ use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
+/// Where the image and the examples have the configuration.
+const CONFIG_DEFAULT: &str = "/etc/cls-shipper/shipper.toml";
+
 /// Turns container log entries into Tencent Cloud CLS records and uploads them.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
     /// Configuration file (TOML). Variables `CLS_SHIPPER__SECTION__KEY` override it.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true, default_value = CONFIG_DEFAULT)]
     config: PathBuf,
     /// What to log: error, warn, info, debug or trace, also per module as in RUST_LOG.
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    #[arg(long, value_name = "LEVEL", global = true, default_value = "info")]
     log_level: String,
     #[command(subcommand)]
     command: Option<Command>,
@@ -41,7 +44,7 @@ struct Arguments {
 /// Without a command, the shipper runs.
 #[derive(Debug, Clone, Subcommand)]
 enum Command {
-    /// Check the configuration and end.
+    /// Check the configuration, with every file and every source of keys that it names, and end.
     Check,
     /// Show what became of every entry, per container, as the running shipper knows it.
     Ledger,
@@ -103,13 +106,34 @@ fn main() -> ExitCode {
     };
     let ended = match arguments.command {
         None => serve(config, file),
-        Some(Command::Check) => say("the configuration is good"),
+        Some(Command::Check) => return check(&config),
         Some(Command::Ledger) => ledger(&config),
         Some(Command::Healthcheck) => healthcheck(&config),
         Some(Command::DeadLetter(command)) => dead_letter(&config, command),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Looks at what the configuration names, as far as it is there now.
+fn check(config: &Config) -> ExitCode {
+    let faults = runtime().map(|runtime| runtime.block_on(shipper::run::faults(config)));
+    match faults {
+        Ok(faults) if faults.is_empty() => match say("the configuration is good") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Ok(faults) => {
+            for fault in faults {
+                error!(fault, "bad configuration");
+            }
+            ExitCode::from(EXIT_CONFIG)
+        }
         Err(error) => {
             error!("{error:#}");
             ExitCode::FAILURE
