@@ -2,6 +2,7 @@
 
 mod age;
 pub mod arrival;
+mod hints;
 mod host_clock;
 mod opening;
 mod runs;

@@ -35,6 +35,7 @@
 //!
 //! Regular expressions mean what they mean in Go ([`pattern`]).
 
+mod decode;
 mod json;
 mod lines;
 mod metadata;
@@ -53,7 +54,8 @@ use proto::relay::{Container, Hole};
 use tokio::time::Instant;
 
 use crate::cls::encode::{self, Slot, pair_bytes, put_lossy, put_pair, put_pair_head};
-use lines::{Grouper, Head, Joiner, MultilineRule};
+use decode::Decoder;
+use lines::{Grouper, Head, Joiner, MultilineRule, without_line_end};
 use metadata::ConstantFields;
 use pattern::Pattern;
 
@@ -110,6 +112,7 @@ const KEPT_TEXT_BYTES_MAX: usize = 64 << 10;
 const CONTENT_KEY: &[u8] = b"content";
 const RECORD_ID_KEY: &[u8] = b"__record_id__";
 const CUT_KEY: &[u8] = b"__cut__";
+const ESCAPED_KEY: &[u8] = b"__escaped_bytes__";
 
 /// Encoded records, back to back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -149,6 +152,8 @@ pub struct Counts {
     pub line_parts: u64,
     /// Records of which text was left out (`__cut__=value`).
     pub cut_values: u64,
+    /// Records with bytes that are no text (`__escaped_bytes__`).
+    pub escaped_logs: u64,
     /// JSON keys that were renamed.
     pub renamed_keys: u64,
 }
@@ -182,6 +187,7 @@ pub struct Formatter {
     stdout: Assembly,
     stderr: Assembly,
     multiline: Option<MultilineRule>,
+    decoder: Decoder,
     writer: Writer,
     /// Offset behind the last entry.
     next_offset: u64,
@@ -269,6 +275,7 @@ impl Counts {
             filtered_entries: self.filtered_entries - earlier.filtered_entries,
             line_parts: self.line_parts - earlier.line_parts,
             cut_values: self.cut_values - earlier.cut_values,
+            escaped_logs: self.escaped_logs - earlier.escaped_logs,
             renamed_keys: self.renamed_keys - earlier.renamed_keys,
         }
     }
@@ -297,6 +304,7 @@ impl Formatter {
                 pattern,
                 timeout: rule.timeout,
             });
+        let decoder = Decoder::new(opts, &mut faults);
         let values = metadata::tag_values(opts, origin.container, origin.host, &attributes);
         let template = match template::Compiled::new(&opts.template, &values) {
             _ if opts.template.is_identity() => None,
@@ -331,6 +339,7 @@ impl Formatter {
             stdout: Assembly::default(),
             stderr: Assembly::default(),
             multiline,
+            decoder,
             writer: writer.with_json(opts.json),
             next_offset: origin.resume_offset,
             oldest_pending: u64::MAX,
@@ -360,6 +369,7 @@ impl Formatter {
             source: entry.source,
             entries: 1,
             is_part: false,
+            escaped_bytes: 0,
         };
         if end.saturating_sub(self.oldest_pending) > HELD_BYTES_MAX {
             self.release_oldest(now, records);
@@ -370,7 +380,8 @@ impl Formatter {
         };
         if entry.partial.is_none() && assembly.joiner.is_idle() && self.multiline.is_none() {
             let log = records.counts.logs;
-            self.writer.put(head, entry.line, records);
+            let (head, text) = decoded(&mut self.decoder, head, without_line_end(entry.line));
+            self.writer.put(head, text, records);
             if self.oldest_pending != u64::MAX {
                 records.note(log, end, 1);
             }
@@ -382,8 +393,12 @@ impl Formatter {
             other_pending: other.offset(),
             overlap: self.overlap,
         };
-        let rule = self.multiline.as_ref();
-        assembly.push(head, entry, rule, now, &mut |head, text| {
+        let mut reading = Reading {
+            decoder: &mut self.decoder,
+            multiline: self.multiline.as_ref(),
+            now,
+        };
+        assembly.push(head, entry, &mut reading, &mut |head, text| {
             out.put(head, text);
         });
         let overlap = out.overlap;
@@ -405,8 +420,8 @@ impl Formatter {
     /// groups of lines. To be called only while entries may come; a line whose pieces are held
     /// back in the journal is not late.
     pub fn flush_due(&mut self, now: Instant, records: &mut Records) {
-        self.for_each_assembly(records, |assembly, rule, out| {
-            assembly.flush_due(rule, now, &mut |head, text| out.put(head, text));
+        self.for_each_assembly(now, records, |assembly, reading, out| {
+            assembly.flush_due(reading, &mut |head, text| out.put(head, text));
         });
     }
 
@@ -419,10 +434,17 @@ impl Formatter {
             .min()
     }
 
+    /// Whether `multiline-pattern` has matched none of many lines.
+    pub fn lacks_first_line(&self) -> bool {
+        [&self.stdout, &self.stderr]
+            .into_iter()
+            .any(|assembly| assembly.grouper.lacks_first_line())
+    }
+
     /// Adds all that is pending: the stream has ended.
     pub fn finish(&mut self, now: Instant, records: &mut Records) {
-        self.for_each_assembly(records, |assembly, rule, out| {
-            assembly.finish(rule, now, &mut |head, text| out.put(head, text));
+        self.for_each_assembly(now, records, |assembly, reading, out| {
+            assembly.finish(reading, &mut |head, text| out.put(head, text));
         });
     }
 
@@ -436,18 +458,24 @@ impl Formatter {
 
     fn for_each_assembly(
         &mut self,
+        now: Instant,
         records: &mut Records,
-        mut act: impl FnMut(&mut Assembly, Option<&MultilineRule>, &mut Out<'_>),
+        mut act: impl FnMut(&mut Assembly, &mut Reading<'_>, &mut Out<'_>),
     ) {
+        let mut reading = Reading {
+            decoder: &mut self.decoder,
+            multiline: self.multiline.as_ref(),
+            now,
+        };
         let mut out = Out {
             writer: &mut self.writer,
             records,
             other_pending: self.stderr.offset(),
             overlap: self.overlap,
         };
-        act(&mut self.stdout, self.multiline.as_ref(), &mut out);
+        act(&mut self.stdout, &mut reading, &mut out);
         out.other_pending = self.stdout.offset();
-        act(&mut self.stderr, self.multiline.as_ref(), &mut out);
+        act(&mut self.stderr, &mut reading, &mut out);
         let overlap = out.overlap;
         self.update_pending(overlap);
     }
@@ -456,9 +484,9 @@ impl Formatter {
     #[cold]
     fn release_oldest(&mut self, now: Instant, records: &mut Records) {
         let oldest = self.oldest_pending;
-        self.for_each_assembly(records, |assembly, rule, out| {
+        self.for_each_assembly(now, records, |assembly, reading, out| {
             if assembly.offset() == oldest {
-                assembly.release(rule, now, &mut |head, text| out.put(head, text));
+                assembly.release(reading, &mut |head, text| out.put(head, text));
             }
         });
     }
@@ -548,64 +576,79 @@ impl Assembly {
         oldest.unwrap_or(u64::MAX)
     }
 
-    /// Lets go what is pending, as parts.
-    fn release(
-        &mut self,
-        multiline: Option<&MultilineRule>,
-        now: Instant,
-        record: &mut impl FnMut(Head, &[u8]),
-    ) {
-        let Self { joiner, grouper } = self;
-        joiner.release(&mut |head, text| match multiline {
-            Some(rule) => grouper.push(rule, head, text, now, record),
-            None => record(head, text),
-        });
-        grouper.release(record);
-    }
-
     fn push(
         &mut self,
         head: Head,
         entry: &EntryView<'_>,
-        multiline: Option<&MultilineRule>,
-        now: Instant,
+        reading: &mut Reading<'_>,
         record: &mut impl FnMut(Head, &[u8]),
     ) {
+        let now = reading.now;
         let Self { joiner, grouper } = self;
-        let mut line = |head, text: &[u8]| match multiline {
-            Some(rule) => grouper.push(rule, head, text, now, record),
-            None => record(head, text),
-        };
-        joiner.push(head, entry, now, &mut line);
+        joiner.push(head, entry, now, &mut |head, line| {
+            reading.take_line(grouper, head, line, record);
+        });
     }
 
-    fn flush_due(
-        &mut self,
-        multiline: Option<&MultilineRule>,
-        now: Instant,
-        record: &mut impl FnMut(Head, &[u8]),
-    ) {
+    /// Lets go what is pending, as parts.
+    fn release(&mut self, reading: &mut Reading<'_>, record: &mut impl FnMut(Head, &[u8])) {
+        let Self { joiner, grouper } = self;
+        joiner.release(&mut |head, line| reading.take_line(grouper, head, line, record));
+        grouper.release(record);
+    }
+
+    fn flush_due(&mut self, reading: &mut Reading<'_>, record: &mut impl FnMut(Head, &[u8])) {
+        let now = reading.now;
         let Self { joiner, grouper } = self;
         grouper.flush_due(now, record);
-        joiner.flush_due(now, &mut |head, text| match multiline {
-            Some(rule) => grouper.push(rule, head, text, now, record),
-            None => record(head, text),
+        joiner.flush_due(now, &mut |head, line| {
+            reading.take_line(grouper, head, line, record);
         });
     }
 
-    fn finish(
-        &mut self,
-        multiline: Option<&MultilineRule>,
-        now: Instant,
-        record: &mut impl FnMut(Head, &[u8]),
-    ) {
+    fn finish(&mut self, reading: &mut Reading<'_>, record: &mut impl FnMut(Head, &[u8])) {
         let Self { joiner, grouper } = self;
-        joiner.finish(&mut |head, text| match multiline {
-            Some(rule) => grouper.push(rule, head, text, now, record),
-            None => record(head, text),
-        });
+        joiner.finish(&mut |head, line| reading.take_line(grouper, head, line, record));
         grouper.finish(record);
     }
+}
+
+/// How whole lines are read.
+struct Reading<'a> {
+    decoder: &'a mut Decoder,
+    multiline: Option<&'a MultilineRule>,
+    now: Instant,
+}
+
+impl Reading<'_> {
+    /// Decodes a whole line, and hands on what is a record thereby.
+    fn take_line(
+        &mut self,
+        grouper: &mut Grouper,
+        head: Head,
+        line: &[u8],
+        record: &mut impl FnMut(Head, &[u8]),
+    ) {
+        let (head, text) = decoded(self.decoder, head, line);
+        match self.multiline {
+            Some(rule) => grouper.push(rule, head, text, self.now, record),
+            None => record(head, text),
+        }
+    }
+}
+
+/// Decodes a line, and says in its head what is no text in it.
+#[inline]
+fn decoded<'a>(decoder: &'a mut Decoder, head: Head, line: &'a [u8]) -> (Head, &'a [u8]) {
+    let decoded = decoder.decode(line);
+    let escaped_bytes = decoded.escaped_bytes;
+    (
+        Head {
+            escaped_bytes,
+            ..head
+        },
+        decoded.text.as_bytes(),
+    )
 }
 
 impl Writer {
@@ -619,6 +662,7 @@ impl Writer {
             taken_key,
             fields_bytes_max: LINE_FIELDS_BYTES_MAX,
             values_bytes_max: LINE_VALUES_BYTES_MAX,
+            has_byte_escapes: false,
         });
         self
     }
@@ -673,7 +717,15 @@ impl Writer {
         let mut is_cut = is_cut;
         let written = match self.json {
             Some(rules) if begins_object(text) => {
-                json::put_members(text, rules, &mut self.scratch, bytes)
+                let object = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+                let before = bytes.len();
+                let rules = json::Rules {
+                    has_byte_escapes: head.escaped_bytes > 0,
+                    ..rules
+                };
+                // An object without members would be a record without a text.
+                json::put_members(object, rules, &mut self.scratch, bytes)
+                    .filter(|_| bytes.len() > before)
             }
             _ => None,
         };
@@ -693,6 +745,10 @@ impl Writer {
             counts.line_parts += u64::from(head.is_part);
             counts.cut_values += u64::from(is_cut);
             counts.value_bytes += put_cut(bytes, head.is_part, is_cut);
+        }
+        if head.escaped_bytes > 0 {
+            counts.escaped_logs += 1;
+            counts.value_bytes += put_escaped_bytes(bytes, head.escaped_bytes);
         }
         slot.close(bytes);
     }
@@ -760,9 +816,13 @@ fn open_log(bytes: &mut Vec<u8>, guess: usize, time_nano: i64) -> Slot {
     slot
 }
 
+/// What programs for Windows put before the first line of a text.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// Whether a text may be a JSON object.
 #[inline]
 fn begins_object(text: &[u8]) -> bool {
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let first = text
         .iter()
         .find(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n'));
@@ -774,21 +834,26 @@ struct Content {
     is_cut: bool,
 }
 
-/// Adds a text as the field `content`.
+/// Adds a text, which is UTF-8, as the field `content`.
 #[inline]
 fn put_content(bytes: &mut Vec<u8>, text: &[u8]) -> Content {
-    if text.len() <= CLS_VALUE_BYTES_MAX && simdutf8::basic::from_utf8(text).is_ok() {
+    debug_assert!(
+        std::str::from_utf8(text).is_ok(),
+        "lines are decoded before"
+    );
+    if text.len() <= CLS_VALUE_BYTES_MAX {
         put_pair(bytes, encode::CONTENTS, CONTENT_KEY, text);
         return Content {
             value_bytes: text.len(),
             is_cut: false,
         };
     }
-    put_lossy_content(bytes, text)
+    put_cut_content(bytes, text)
 }
 
+/// Adds what CLS takes of a text that is too long.
 #[cold]
-fn put_lossy_content(bytes: &mut Vec<u8>, text: &[u8]) -> Content {
+fn put_cut_content(bytes: &mut Vec<u8>, text: &[u8]) -> Content {
     let mut value = Vec::with_capacity(text.len().min(CLS_VALUE_BYTES_MAX));
     let is_cut = put_lossy(&mut value, text, CLS_VALUE_BYTES_MAX);
     put_pair(bytes, encode::CONTENTS, CONTENT_KEY, &value);
@@ -822,6 +887,14 @@ fn put_cut(bytes: &mut Vec<u8>, is_part: bool, is_cut: bool) -> usize {
         (false, _) => b"value",
     };
     put_pair(bytes, encode::CONTENTS, CUT_KEY, value);
+    value.len()
+}
+
+/// Adds the number of bytes that are no text, and returns the bytes of its value.
+#[cold]
+fn put_escaped_bytes(bytes: &mut Vec<u8>, count: u32) -> usize {
+    let value = count.to_string();
+    put_pair(bytes, encode::CONTENTS, ESCAPED_KEY, value.as_bytes());
     value.len()
 }
 

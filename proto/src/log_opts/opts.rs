@@ -31,6 +31,8 @@ pub struct LogOpts {
     pub template: Template,
     /// `json`: whether a JSON object's members become fields.
     pub json: bool,
+    /// `encoding`: name of the encoding of the container's text; `None`: UTF-8.
+    pub encoding: Option<String>,
     /// `filter-regex`, in Go's syntax.
     pub filter_regex: Option<String>,
     /// `exclude-regex`, in Go's syntax.
@@ -132,6 +134,7 @@ impl LogOpts {
             ),
             template: reader.template(),
             json: reader.choice("json") != Some("off"),
+            encoding: reader.text("encoding"),
             filter_regex: reader.pattern("filter-regex"),
             exclude_regex: reader.pattern("exclude-regex"),
             multiline: reader.multiline(),

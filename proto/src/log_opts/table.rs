@@ -147,6 +147,14 @@ pub const OPTIONS: &[OptionSpec] = &[
         "text of the record, with tags such as `{log}` and `{container_name}`",
     ),
     option(
+        "encoding",
+        Kind::Text,
+        Shipper,
+        "",
+        "encoding of the container's text, for example `gbk`; without it UTF-8; what is no text \
+         stands as `\\xNN`",
+    ),
+    option(
         "json",
         Kind::Choice(&["auto", "off"]),
         Shipper,

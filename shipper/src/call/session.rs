@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 
 use crate::base::phase::Phase;
 use crate::call::age::CallAge;
+use crate::call::hints::Hints;
 use crate::call::host_clock::HostClock;
 use crate::call::opening::{Opening, Understood, understand};
 use crate::call::runs::RunBuilder;
@@ -311,6 +312,7 @@ impl Session {
             flush_from: None,
             end_offset: None,
             journal_id: open.journal_id,
+            hints: Hints::new(&container),
             host: open.host,
             acked: Progress::default(),
             totals: None,

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tonic::Status;
 use tracing::warn;
 
+use crate::call::hints::Hints;
 use crate::call::host_clock::HostClock;
 use crate::call::runs::RunBuilder;
 use crate::call::session::broken;
@@ -46,6 +47,7 @@ pub(super) struct OpenStream {
     pub(super) end_offset: Option<u64>,
     pub(super) journal_id: String,
     pub(super) host: String,
+    pub(super) hints: Hints,
     /// What the driver has been told is settled, in this call.
     pub(super) acked: Progress,
     /// The driver's last counters, but for that.
@@ -180,6 +182,8 @@ impl OpenStream {
 
     fn hand_over(&mut self, out: &mut RunBuilder<'_>, settled_offset: u64) {
         self.settled_offset = settled_offset;
+        self.hints
+            .look(&self.host, &out.records.counts, &self.formatter, out.shared);
         let Records {
             bytes,
             counts,

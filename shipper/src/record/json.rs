@@ -10,7 +10,7 @@
 //! | null              | empty                                                        |
 //! | object, array     | its source text without the white space between its tokens   |
 //!
-//! Bytes that are not UTF-8 are replaced. Of members with the same key the last one wins.
+//! In a line with bytes that are no text these stand as `\xNN` (see `decode`), and do so in the fields. Of members with the same key the last one wins.
 //!
 //! CLS reserves keys that begin with `_` (API document 614/87660), and this product puts its own
 //! fields there. So a member's key loses its leading underscores, `field` stands for an empty one,
@@ -50,6 +50,8 @@ pub(super) struct Rules {
     pub(super) fields_bytes_max: usize,
     /// Bytes of all their values.
     pub(super) values_bytes_max: usize,
+    /// Whether `\xNN` in a string stands for a byte that is no text. It stays as it is.
+    pub(super) has_byte_escapes: bool,
 }
 
 /// What was written.
@@ -110,7 +112,7 @@ pub(super) fn put_members(
     scratch.fingerprints.clear();
     let is_utf8 = simdutf8::basic::from_utf8(text).is_ok();
     let mut writer = Writer {
-        scanner: Scanner::new(text),
+        scanner: Scanner::new(text, rules.has_byte_escapes),
         is_utf8,
         rules,
         start,
@@ -469,6 +471,7 @@ impl Index {
 struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
+    has_byte_escapes: bool,
 }
 
 /// A string as it stands in the text, its escapes checked but not decoded.
@@ -479,8 +482,12 @@ struct StringToken<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    fn new(text: &'a [u8]) -> Self {
-        Self { text, at: 0 }
+    fn new(text: &'a [u8], has_byte_escapes: bool) -> Self {
+        Self {
+            text,
+            at: 0,
+            has_byte_escapes,
+        }
     }
 
     #[inline]
@@ -541,6 +548,11 @@ impl<'a> Scanner<'a> {
     fn escape(&mut self) -> Option<()> {
         match self.next()? {
             b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(()),
+            b'x' if self.has_byte_escapes => {
+                let digits = self.text.get(self.at..self.at + 2)?;
+                self.at += 2;
+                digits.iter().all(u8::is_ascii_hexdigit).then_some(())
+            }
             b'u' => {
                 let digits = self.text.get(self.at..self.at + 4)?;
                 self.at += 4;
@@ -736,6 +748,10 @@ fn decode_escape<'a>(text: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
             out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
             return rest;
         }
+        b'x' => {
+            out.extend_from_slice(br"\x");
+            return rest;
+        }
         other => *other,
     };
     out.push(byte);
@@ -833,6 +849,7 @@ mod tests {
         taken_key: None,
         fields_bytes_max: 1 << 20,
         values_bytes_max: 1 << 20,
+        has_byte_escapes: false,
     };
 
     fn members_by(rules: Rules, text: &[u8]) -> Option<(Vec<(String, String)>, u64)> {

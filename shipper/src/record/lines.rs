@@ -35,6 +35,12 @@ pub(super) const LINE_AGE_MAX: Duration = Duration::from_secs(10);
 /// adds to a line for ever is seen to do so.
 pub(super) const LINE_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// How long a record of several lines may grow at least. A program writes one in milliseconds.
+const RECORD_AGE_MIN: Duration = Duration::from_secs(5);
+
+/// Lines of which none matched, when a pattern is said to fit none.
+const UNMATCHED_LINES_MAX: u32 = 100;
+
 /// Bytes of a pending text whose memory is kept for the next one.
 const KEPT_TEXT_BYTES_MAX: usize = 64 << 10;
 
@@ -53,6 +59,21 @@ pub(super) struct Head {
     pub(super) entries: u64,
     /// Whether it is only a part of a line or record.
     pub(super) is_part: bool,
+    /// Bytes that are no text, and stand in it as `\xNN`.
+    pub(super) escaped_bytes: u32,
+}
+
+/// Returns a line without what is left of its end. The engine cuts at the line feed; the carriage
+/// returns before it are part of the line end, too: a terminal writes one, and so does Windows.
+#[inline]
+pub(super) fn without_line_end(line: &[u8]) -> &[u8] {
+    match line {
+        [.., b'\r'] => {
+            let end = line.iter().rposition(|byte| *byte != b'\r');
+            &line[..end.map_or(0, |last| last + 1)]
+        }
+        _ => line,
+    }
 }
 
 /// A text that is not complete yet. Without a head there is none.
@@ -81,6 +102,7 @@ impl Pending {
         own.end = head.end;
         own.entries += head.entries;
         own.is_part |= head.is_part;
+        own.escaped_bytes = own.escaped_bytes.saturating_add(head.escaped_bytes);
         self.text.extend_from_slice(separator);
         self.text.extend_from_slice(text);
         true
@@ -105,6 +127,12 @@ impl Pending {
                 self.text = Vec::new();
             }
         }
+    }
+
+    /// Hands the text on as a line that has ended.
+    fn flush_line(&mut self, complete: &mut impl FnMut(Head, &[u8])) {
+        self.text.truncate(without_line_end(&self.text).len());
+        self.flush(complete);
     }
 
     /// Hands the text on as a part of something longer.
@@ -193,7 +221,7 @@ impl Joiner {
         self.came = Some((first, now));
         if piece.last {
             self.line = None;
-            self.pending.flush(line);
+            self.pending.flush_line(line);
         } else {
             self.expect_after(&piece);
         }
@@ -221,11 +249,11 @@ impl Joiner {
         let was = self.line.take();
         let ends_unnamed_line = was.is_some_and(|line| line.id.is_empty());
         if ends_unnamed_line && self.pending.append(&head, b"", text) {
-            return self.pending.flush(line);
+            return self.pending.flush_line(line);
         }
         self.pending.flush_part(line);
         let is_part = ends_unnamed_line; // there was no room, or a part went out before
-        line(Head { is_part, ..head }, text);
+        line(Head { is_part, ..head }, without_line_end(text));
     }
 
     fn relation(&self, piece: &Partial<'_>) -> Relation {
@@ -273,14 +301,32 @@ pub(super) struct MultilineRule {
     pub(super) timeout: Duration,
 }
 
+impl MultilineRule {
+    /// How long a record may grow, by Docker's times: a pattern that matches no line must not hold lines
+    /// for hours.
+    fn age_max(&self) -> Duration {
+        RECORD_AGE_MIN.max(self.timeout.saturating_mul(5))
+    }
+}
+
+/// Returns the time between two of Docker's stamps; none if the second is the earlier one.
+fn elapsed(from_nano: i64, to_nano: i64) -> Duration {
+    let nanos = to_nano.saturating_sub(from_nano);
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
+}
+
 /// Groups lines into records of several lines.
 ///
-/// A record ends before a line that matches, before a line that has no room, and `timeout` after
-/// its last line. Docker's stamps count for that as well as the time of arrival: after a pause of
+/// A record ends before a line that matches, before a line that has no room, `timeout` after its last
+/// line, and before a line that comes too long after its first one. Docker's stamps count for that as well as the time of arrival: after a pause of
 /// the shipper, lines come in one rush that were written minutes apart.
 #[derive(Debug, Default)]
 pub(super) struct Grouper {
     pending: Pending,
+    first_nano: i64,
+    /// Lines so far.
+    line_count: u32,
+    has_matched: bool,
     newest_nano: i64,
     due: Option<Instant>,
 }
@@ -306,19 +352,31 @@ impl Grouper {
         now: Instant,
         record: &mut impl FnMut(Head, &[u8]),
     ) {
-        let pause_nanos = head.time_nano.saturating_sub(self.newest_nano);
-        let is_late = u64::try_from(pause_nanos)
-            .is_ok_and(|nanos| Duration::from_nanos(nanos) > rule.timeout);
-        if is_late || rule.pattern.is_match(text) {
+        let is_first = rule.pattern.is_match(text);
+        self.has_matched |= is_first;
+        self.line_count = self.line_count.saturating_add(1);
+        let is_late = elapsed(self.newest_nano, head.time_nano) > rule.timeout;
+        let is_old = elapsed(self.first_nano, head.time_nano) > rule.age_max();
+        if is_late || is_first {
             self.pending.flush(record);
-            self.pending.begin(head, text);
-        } else if !self.pending.append(&head, b"\n", text) {
+            self.begin(head, text);
+        } else if is_old || !self.pending.append(&head, b"\n", text) {
             let is_part = head.is_part || self.pending.head.is_some();
             self.pending.flush_part(record);
-            self.pending.begin(Head { is_part, ..head }, text);
+            self.begin(Head { is_part, ..head }, text);
         }
         self.newest_nano = head.time_nano;
         self.due = Some(now + rule.timeout);
+    }
+
+    fn begin(&mut self, head: Head, text: &[u8]) {
+        self.first_nano = head.time_nano;
+        self.pending.begin(head, text);
+    }
+
+    /// Whether the pattern seems to fit no line.
+    pub(super) fn lacks_first_line(&self) -> bool {
+        !self.has_matched && self.line_count >= UNMATCHED_LINES_MAX
     }
 
     /// Hands on what is pending because no further line came.

@@ -191,6 +191,7 @@ impl ConstantFields {
             taken_key: None,
             fields_bytes_max: usize::MAX,
             values_bytes_max: usize::MAX,
+            has_byte_escapes: false,
         };
         let mut scratch = json::Scratch::default();
         match json::put_members(info.as_bytes(), rules, &mut scratch, &mut self.bytes) {

@@ -119,12 +119,19 @@ impl Compiled {
                 }
             }
             if text.len() > RECORD_LINE_BYTES_MAX {
-                text.truncate(RECORD_LINE_BYTES_MAX);
+                truncate(text, RECORD_LINE_BYTES_MAX);
                 return true;
             }
         }
         false
     }
+}
+
+/// Cuts a text that is UTF-8, on the border of a character.
+fn truncate(text: &mut Vec<u8>, bytes_max: usize) {
+    let is_border = |at: &usize| text.get(*at).is_none_or(|byte| byte & 0xc0 != 0x80);
+    let end = (0..=bytes_max).rev().find(is_border);
+    text.truncate(end.unwrap_or_default());
 }
 
 fn varying(tag: &str) -> Option<Varying> {
@@ -164,6 +171,7 @@ fn is_json(template: &Template) -> bool {
         taken_key: None,
         fields_bytes_max: usize::MAX,
         values_bytes_max: usize::MAX,
+        has_byte_escapes: false,
     };
     let mut scratch = json::Scratch::default();
     json::put_members(skeleton.as_bytes(), rules, &mut scratch, &mut Vec::new()).is_some()

@@ -243,12 +243,34 @@ fn a_line_is_a_record_with_time_host_and_source() {
 fn any_text_is_kept() {
     check(&[], b"", &["content="]);
     check(&[], b"   ", &["content=   "]);
-    check(&[], b"line of a tty\r", &["content=line of a tty\r"]);
+    check(&[], b"line of a tty\r", &["content=line of a tty"]);
+    check(
+        &[],
+        b"of a tty, ended as on Windows\r\r",
+        &["content=of a tty, ended as on Windows"],
+    );
+    check(&[], b"10 %\r50 %\r100 %\r", &["content=10 %\r50 %\r100 %"]);
+    check(&[], b"\r", &["content="]);
     check(&[], b"\x1b[31mred\x1b[0m", &["content=\x1b[31mred\x1b[0m"]);
     check(&[], b"a\0b", &["content=a\0b"]);
     check(&[], "日志 😀".as_bytes(), &["content=日志 😀"]);
-    check(&[], b"a\xffb\xf0\x9f\x98", &["content=a\u{fffd}b\u{fffd}"]);
-    check(&[], b"\xed\xa0\x80", &["content=\u{fffd}\u{fffd}\u{fffd}"]);
+    let escaped = |bytes: &str| format!("__escaped_bytes__={bytes}");
+    let text = r"content=a\xffb\xf0\x9f\x98";
+    check(&[], b"a\xffb\xf0\x9f\x98", &[text, &escaped("4")]);
+    let text = r"content=\xed\xa0\x80";
+    check(&[], b"\xed\xa0\x80", &[text, &escaped("3")]);
+    let fields = [r"k=\xff\x5cxff", "n=1", &escaped("1")];
+    check(&[], b"{\"k\":\"\xff\\\\xff\",\"n\":1}", &fields);
+    let gbk = [("encoding", "gbk")];
+    check(
+        &gbk,
+        b"\xb5\xc7\xc2\xbc\xca\xa7\xb0\xdc",
+        &["content=登录失败"],
+    );
+    check(&gbk, b"{\"m\":\"\xd6\xd0\"}", &["m=中"]);
+    // The second byte of this character is a backslash.
+    let big5 = [("encoding", "big5")];
+    check(&big5, b"{\"m\":\"\xa5\x5c\"}", &["m=功"]);
 }
 
 #[test]
@@ -271,7 +293,13 @@ fn the_members_of_an_object_are_fields() {
             "e=\u{e9}\n\"\\/😀",
         ],
     );
-    check(&[], b"{}", &[]);
+    check(&[], b"{}", &["content={}"]);
+    check(
+        &[],
+        "\u{feff}{\"level\":\"info\"}".as_bytes(),
+        &["level=info"],
+    );
+    check(&[], "\u{feff}{}".as_bytes(), &["content=\u{feff}{}"]);
     check(&[], b"{\"a\":1}\r", &["a=1"]);
     check(&[("json", "off")], b"{\"a\":1}", &["content={\"a\":1}"]);
     check(&[("json", "auto")], b"{\"a\":1}", &["a=1"]);
@@ -310,7 +338,7 @@ fn a_template_makes_the_text() {
     check(
         &template("{log}{log}"),
         b"\xff",
-        &["content=\u{fffd}\u{fffd}"],
+        &[r"content=\xff\xff", "__escaped_bytes__=1"],
     );
 }
 
@@ -322,8 +350,9 @@ fn a_template_may_be_json() {
     )];
     check(&template, b"hello", &["line=hello", "from=web-1", "n=1"]);
     let hard = b"a \"quote\", a \\ and\ta tab\x1b[0m \xff";
-    let line = "line=a \"quote\", a \\ and\ta tab\x1b[0m \u{fffd}";
-    check(&template, hard, &[line, "from=web-1", "n=1"]);
+    let line = "line=a \"quote\", a \\ and\ta tab\x1b[0m \\xff";
+    let escaped = "__escaped_bytes__=1";
+    check(&template, hard, &[line, "from=web-1", "n=1", escaped]);
     let nested = [
         ("template", r#"{"event":{log},"app":"{app}"}"#),
         ("labels", "app"),
@@ -553,15 +582,15 @@ fn filters_keep_and_drop_lines() {
     check(&[("filter-regex", "^$")], &["content="]);
     check(
         &[("exclude-regex", "health|^$")],
-        &["content=GET /", "content=POST /\u{fffd}"],
+        &["content=GET /", r"content=POST /\xff | __escaped_bytes__=1"],
     );
     check(
         &[("filter-regex", "GET"), ("exclude-regex", "health")],
         &["content=GET /"],
     );
     check(
-        &[("filter-regex", r"^POST /.$")],
-        &["content=POST /\u{fffd}"],
+        &[("filter-regex", r"^POST /\\xff$")],
+        &[r"content=POST /\xff | __escaped_bytes__=1"],
     );
     check(
         &[
@@ -853,6 +882,52 @@ fn a_group_ends_when_no_line_comes() {
 }
 
 #[test]
+fn a_pattern_that_matches_no_line_holds_none_for_long() {
+    let mut stream = Stream::new(&[("multiline-pattern", r"^\d{4}-\d{2}-\d{2}")]);
+    for number in 0..120_i64 {
+        let line = format!("[2026-11-30 08:00:00] INFO request {number} done");
+        stream.push(EntryView {
+            time_nano: NANO + number * 500_000_000,
+            ..entry(Source::Stdout, line.as_bytes())
+        });
+        // 11 lines of half a second each are 5 s.
+        let held = (stream.offset - stream.settled()) / 100;
+        assert!(held <= 11, "{held} lines are held");
+        assert_eq!(stream.formatter.lacks_first_line(), number >= 99);
+    }
+    let texts = stream.texts();
+    assert_eq!(texts.len(), 10);
+    assert!(
+        texts.iter().all(|text| text.ends_with(" | __cut__=line")),
+        "{texts:?}"
+    );
+    // A pattern that matches has no such bound on what it can wait for.
+    let mut stream = Stream::new(MULTILINE);
+    for number in 0..120 {
+        stream.out(if number % 60 == 0 { b"first" } else { b" more" });
+    }
+    assert!(!stream.formatter.lacks_first_line());
+    assert_eq!(stream.records.counts.logs, 1);
+}
+
+#[test]
+fn a_line_end_of_two_characters_is_none_of_the_line() {
+    let mut stream = Stream::new(&[("filter-regex", "zero$|x$")]);
+    stream.out(b"minus zero\r").out(b"one\r");
+    stream
+        .piece("p", 1, false, b"a\r")
+        .piece("p", 2, true, b"x\r");
+    assert_eq!(stream.texts(), ["content=minus zero", "content=a\rx"]);
+    let mut stream = Stream::new(MULTILINE);
+    stream.out(b"error\r").out(b"  at a\r").finish();
+    assert_eq!(stream.texts(), ["content=error\n  at a"]);
+    // An output that ends without a line feed has no line end.
+    let mut stream = Stream::new(&[]);
+    stream.piece("p", 1, false, b"no end\r").finish();
+    assert_eq!(stream.texts(), ["content=no end\r"]);
+}
+
+#[test]
 fn a_group_ends_at_a_pause_in_dockers_time() {
     let mut stream = Stream::new(MULTILINE);
     for (line, seconds) in [(b" a", 0), (b" b", 1), (b" c", 3), (b" d", 2)] {
@@ -915,7 +990,7 @@ fn pieces_filters_template_and_json_act_on_the_group() {
 
 #[test]
 fn a_value_beyond_the_limit_of_cls_is_cut_on_a_character() {
-    // Each byte that is not UTF-8 becomes three.
+    // Each byte that is not UTF-8 becomes four.
     let mut line = vec![b'a'; 2];
     line.resize(400_000, 0xff);
     let mut stream = Stream::new(&[]);
@@ -923,19 +998,19 @@ fn a_value_beyond_the_limit_of_cls_is_cut_on_a_character() {
     assert_eq!(stream.records.counts.cut_values, 1);
     let texts = stream.texts();
     let content_bytes = "content=".len() + CLS_VALUE_BYTES_MAX;
-    let kept = content_bytes - (CLS_VALUE_BYTES_MAX - 2) % 3;
-    assert_eq!(texts[0].len(), kept + " | __cut__=value".len());
-    assert!(texts[0].ends_with("\u{fffd} | __cut__=value"));
+    let marks = " | __cut__=value | __escaped_bytes__=399998";
+    assert_eq!(texts[0].len(), content_bytes + marks.len());
+    assert!(texts[0].ends_with(marks), "{}", texts[0].len());
     // An object whose fields would be too large is text, and whole.
     let mut object = b"{\"k\":\"".to_vec();
-    object.resize(349_000, 0xff);
+    object.resize(261_000, 0xff);
     object.extend_from_slice(b"\",\"l\":\"\xff\xff\xff\xff\"}");
     let mut stream = Stream::new(&[]);
     stream.out(&object);
-    assert!(stream.texts()[0].starts_with("k=\u{fffd}"));
-    object.resize(350_000, 0xff);
+    assert!(stream.texts()[0].starts_with(r"k=\xff"));
+    object.resize(263_000, 0xff);
     stream.out(&object);
-    assert!(stream.texts()[0].starts_with("content={\"k\":\"\u{fffd}"));
+    assert!(stream.texts()[0].starts_with(r#"content={"k":"\xff"#));
 }
 
 #[test]
@@ -1377,7 +1452,13 @@ proptest! {
         prop_assert_eq!(counts.delivered_entries + counts.filtered_entries, pushed);
         for log in stream.take() {
             prop_assert!(log.time > 0);
-            let ours = ["__stream__", "__hostname__", "__record_id__", "__cut__"];
+            let ours = [
+                "__stream__",
+                "__hostname__",
+                "__record_id__",
+                "__cut__",
+                "__escaped_bytes__",
+            ];
             for content in &log.contents {
                 let key = content.key.as_str();
                 let is_ours = ours.contains(&key) || key.starts_with("__dropped_");

@@ -66,6 +66,14 @@ pub(super) const CASES: &[Case] = &[
         ..Case::NONE
     },
     Case {
+        name: "encoding",
+        // The bytes of UTF-8 as this encoding reads them; the carriage return belongs to the line end.
+        log_opts: &["encoding=windows-1252"],
+        chatter: &["--say", "out:\u{e9}\r"],
+        check: |outcome| assert_eq!(outcome.only().content(), "\u{c3}\u{a9}"),
+        ..Case::NONE
+    },
+    Case {
         name: "json-off",
         log_opts: &["json=off"],
         chatter: &["--say", JSON_STEP],
