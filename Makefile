@@ -34,10 +34,10 @@ CHAOS_FOR ?= 600
 # A program that provides the base images of the Dockerfiles where no registry answers, if there is one.
 export BASE_IMAGES ?=
 
-.PHONY: help demo build plugin uninstall images lint test fuzz chaos soak outages clean rust tests
+.PHONY: help demo build plugin uninstall images lint test fuzz bench chaos soak outages clean rust tests
 
 help: ## Lists the targets.
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
 
 demo: rust ## Shows lines of a container becoming records, with a stand-in for CLS. No account needed.
 	$(STATIC) $(CARGO) build $(QUICK) --workspace --exclude fuzz $(BIN)
@@ -66,6 +66,11 @@ test: tests ## Runs every test: unit, property, cases, official SDK, end to end 
 
 fuzz: rust ## Fuzzes what reads foreign input, FOR seconds per target: make fuzz FOR=600
 	scripts/fuzz.sh $(FOR)
+
+# What the benchmark is told: make bench BENCH="--load 1x1000 --rounds 5 --against DIR --json"
+BENCH ?=
+bench: build ## Measures what a line costs, beside a program that only reads: make bench BENCH="--load 1-flat"
+	CLS_BIN_DIR=$(BINARIES) $(BINARIES)/cls-bench $(BENCH)
 
 chaos: tests ## Kills, freezes and replaces everything under load, for CHAOS_FOR seconds: make chaos CHAOS_FOR=60
 	scripts/test-needs.sh

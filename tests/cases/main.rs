@@ -7,6 +7,7 @@
     reason = "a panic fails a case, helpers are part of cases, and a failed case shows its output"
 )]
 
+mod bench;
 mod conservation;
 mod cores;
 mod dead_letters;

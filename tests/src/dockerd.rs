@@ -86,25 +86,16 @@ impl Dockerd {
     /// # Errors
     /// What the engine would tell the user; the FIFO stays, as the engine leaves it.
     pub async fn start_logging(&mut self, info: &Info) -> anyhow::Result<Pipe> {
-        let path = self.fifo_dir.join(random_hex());
-        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RWXU)
-            .with_context(|| format!("making {}", path.display()))?;
-        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fifo = rustix::fs::open(&path, flags, Mode::empty())?;
+        let pipe = Pipe::make(&self.fifo_dir)?;
         // The answer does not matter to the engine: without one, it reads no logs back.
         self.call("LogDriver.Capabilities", None).await.ok();
-        let file = path.to_str().context("paths of tests are UTF-8")?;
+        let file = pipe.path.to_str().context("paths of tests are UTF-8")?;
         self.call(
             "LogDriver.StartLogging",
             Some(&json!({"File": file, "Info": info.0})),
         )
         .await?;
-        Ok(Pipe {
-            path,
-            fifo,
-            longest_wait: Duration::ZERO,
-            frame: Vec::new(),
-        })
+        Ok(pipe)
     }
 
     /// Stops logging: calls the plugin, closes and unlinks the FIFO. Returns how long the call
@@ -205,6 +196,24 @@ pub struct Pipe {
 }
 
 impl Pipe {
+    /// Makes a FIFO in `fifo_dir` and opens it, as the engine does before it calls the plugin.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn make(fifo_dir: &Path) -> anyhow::Result<Self> {
+        let path = fifo_dir.join(random_hex());
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RWXU)
+            .with_context(|| format!("making {}", path.display()))?;
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fifo = rustix::fs::open(&path, flags, Mode::empty())?;
+        Ok(Self {
+            path,
+            fifo,
+            longest_wait: Duration::ZERO,
+            frame: Vec::new(),
+        })
+    }
+
     /// Returns the FIFO's path.
     pub fn path(&self) -> &Path {
         &self.path

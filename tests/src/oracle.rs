@@ -372,6 +372,7 @@ mod tests {
             record_count: logs.len(),
             secret_id: None,
             peer_source: None,
+            accepted_at: std::time::Duration::ZERO,
             body: Bytes::from(field(&group, 1)),
         })
     }

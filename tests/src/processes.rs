@@ -224,6 +224,11 @@ impl Process {
         String::from_utf8_lossy(&bytes[start..]).into_owned()
     }
 
+    /// Returns the process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Returns whether the process runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

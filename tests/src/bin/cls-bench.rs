@@ -1,236 +1,211 @@
-//! Measures what a line costs: real driver and shipper processes, a fake engine that writes as fast
-//! as it may, and a stand-in that checks and discards.
+//! Measures what a line costs: real driver and shipper processes, a fake engine, and a stand-in for
+//! CLS that checks and discards; and, in turns with them, a program that only reads and counts.
 //!
 //! ```text
-//! cargo run --release -p world --bin cls-bench -- --streams 50
+//! make bench
+//! make bench BENCH="--load 1x1000 --load 1-flat --against ../before"
 //! ```
 //!
-//! Processor time is what the kernel has charged the two processes, in steps of 10 ms, between the
-//! first line written and the last record accepted; memory is the most that was ever resident.
+//! It measures the programs beside it, or those in `CLS_BIN_DIR`; it builds nothing. What each figure
+//! is, `world::bench` says.
 
-use anyhow::{Context as _, bail};
-use clap::{Parser, ValueEnum};
-use serde::{Deserialize, Serialize};
+use anyhow::Context as _;
+use clap::Parser;
+use serde::Serialize;
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
-use world::client;
-use world::dockerd::{Info, Pipe};
-use world::processes::{Host, UploadSettings, Usage, start_standin};
-use world::script::{Payload, Script};
+use world::bench::bill::Prices;
+use world::bench::builds::{Build, Settings, default_folder, program_in};
+use world::bench::calls::Counter;
+use world::bench::figures::Figures;
+use world::bench::lines::Pool;
+use world::bench::load::{self, Load};
+use world::bench::run::{self, Plan};
+use world::bench::table::{self, FLOOR, Measured};
 
-/// Measures lines per second, processor time per line and memory of driver and shipper.
+/// Measures processor time, context switches, system calls, requests, latency and memory of driver
+/// and shipper, for a row of loads. All loads take about ten minutes.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Containers that write at once.
-    #[arg(long, default_value_t = 1)]
-    streams: u32,
-    /// Lines of all containers together.
-    #[arg(long, default_value_t = 1_000_000)]
-    lines: u64,
-    /// Bytes of a plain line.
-    #[arg(long, default_value_t = 200)]
-    line_bytes: usize,
-    /// What the lines are; JSON lines have ten members and some 190 bytes.
-    #[arg(long, value_enum, default_value_t = PayloadArg::Plain)]
-    payload: PayloadArg,
-    /// Lines per second of each container; as fast as they are taken if absent.
-    #[arg(long)]
-    rate: Option<u32>,
-    /// Prints one JSON object instead of a table.
+    /// A load to measure, several times for several; all if absent. A wrong name lists them.
+    #[arg(long, value_name = "NAME")]
+    load: Vec<String>,
+    /// Runs of each load, of which the median is shown.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Seconds for which a paced load is measured in each run.
+    #[arg(long, default_value_t = 2.5)]
+    seconds: f64,
+    /// Folder with cls-driver and cls-shipper of another build, which is run in turns with this one.
+    #[arg(long, value_name = "DIR")]
+    against: Vec<PathBuf>,
+    /// Prints one JSON object instead of tables.
     #[arg(long)]
     json: bool,
+    /// Counts no system calls, which takes a run of its own.
+    #[arg(long)]
+    no_calls: bool,
+    /// Measures no floor.
+    #[arg(long)]
+    no_floor: bool,
+    /// A key of the shipper's [upload] for all builds, as TOML: 'linger_ms = 10'.
+    #[arg(long, value_name = "KEY = VALUE")]
+    upload: Vec<String>,
+    /// A variable of the driver for all builds.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    driver: Vec<(String, String)>,
+    #[command(flatten)]
+    prices: Prices,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum PayloadArg {
-    Plain,
-    Json,
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("the form is NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
-/// What was measured.
+/// What is printed as JSON.
 #[derive(Debug, Serialize)]
-struct Figures {
-    streams: u32,
-    lines: u64,
+struct Report<'a> {
+    rounds: usize,
     seconds: f64,
-    lines_per_s: f64,
-    sent_bytes_per_line: f64,
-    driver: ProcessFigures,
-    shipper: ProcessFigures,
+    cores: usize,
+    loads: &'a [Measured],
 }
 
-#[derive(Debug, Serialize)]
-struct ProcessFigures {
-    cpu_us_per_line: f64,
-    rss_mib_max: f64,
-}
-
-/// What the stand-in counts, as far as it matters here.
-#[derive(Debug, Deserialize)]
-struct Stats {
-    records: u64,
-    sent_bytes: u64,
+/// Who is measured in turns.
+#[derive(Debug)]
+struct Subjects {
+    folder: PathBuf,
+    has_floor: bool,
+    builds: Vec<Build>,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let figures = measure(&args).await?;
+    let loads = load::named(&args.load)?;
+    let subjects = Subjects::find(&args)?;
+    let settings = Settings {
+        upload: args.upload.clone(),
+        driver: args.driver.clone(),
+    };
+    let counter = Counter::find().filter(|_| !args.no_calls);
+    if counter.is_none() && !args.no_calls {
+        writeln!(
+            io::stderr(),
+            "no perf and no strace: system calls are not counted"
+        )?;
+    }
+    let mut all = Vec::new();
+    for load in loads {
+        all.push(measure(load, &args, &subjects, &settings, counter).await?);
+    }
     if args.json {
-        writeln!(io::stdout(), "{}", serde_json::to_string(&figures)?)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let report = Report {
+            rounds: args.rounds,
+            seconds: args.seconds,
+            cores,
+            loads: &all,
+        };
+        writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
     } else {
-        print_table(&figures)?;
+        print_tables(&all, &args)?;
     }
     Ok(())
 }
 
-async fn measure(args: &Args) -> anyhow::Result<Figures> {
-    let dir = tempfile::tempdir()?;
-    let (_standin, address) = start_standin(dir.path(), &["--discard", "--no-quota"]).await?;
-    let endpoint = format!("http://{address}");
-    let mut host = Host::start(&endpoint, UploadSettings::default()).await?;
-    let mut containers = Vec::new();
-    for script in scripts(args) {
-        let pipe = host
-            .dockerd
-            .start_logging(&Info::new(&script.name, &[]))
-            .await?;
-        containers.push((script, pipe));
+impl Subjects {
+    fn find(args: &Args) -> anyhow::Result<Self> {
+        let folder = default_folder()?;
+        let mut builds = vec![Build::in_folder("this", &folder)?];
+        for other in &args.against {
+            let name = other.file_name().context("--against names a folder")?;
+            builds.push(Build::in_folder(&name.to_string_lossy(), other)?);
+        }
+        if !args.no_floor {
+            program_in(&folder, "cls-bench-floor")?;
+        }
+        Ok(Self {
+            folder,
+            has_floor: !args.no_floor,
+            builds,
+        })
     }
-    let lines = containers.iter().map(|(script, _)| script.line_count).sum();
 
-    let before = usages(&host)?;
-    let began = Instant::now();
-    let rate = args.rate;
-    let writers: Vec<_> = containers
-        .into_iter()
-        .map(|(script, pipe)| std::thread::spawn(move || write(&script, pipe, rate)))
-        .collect();
-    let stats = wait_for_records(address, lines).await?;
-    let took = began.elapsed();
-    let after = usages(&host)?;
-    for writer in writers {
-        let pipe = writer.join().ok().context("a writer panicked")??;
-        host.dockerd.stop_logging(pipe).await?;
+    /// Runs all in turns, and returns their figures in the order of [`Self::names`].
+    async fn run(&self, plan: &Plan<'_>) -> anyhow::Result<Vec<Figures>> {
+        let mut figures = Vec::new();
+        if self.has_floor {
+            figures.push(run::run_floor(plan, &self.folder).await?);
+        }
+        for build in &self.builds {
+            let of_build = run::run_build(plan, build).await;
+            figures.push(of_build.with_context(|| format!("{}: {}", plan.load.name, build.name))?);
+        }
+        Ok(figures)
     }
-    if stats.records > lines {
-        bail!("{} records of {lines} lines", stats.records);
+
+    fn names(&self) -> Vec<String> {
+        let floor = self.has_floor.then(|| FLOOR.to_owned());
+        let builds = self.builds.iter().map(|build| build.name.clone());
+        floor.into_iter().chain(builds).collect()
     }
-    let count = float(lines);
-    Ok(Figures {
-        streams: args.streams,
-        lines,
-        seconds: took.as_secs_f64(),
-        lines_per_s: count / took.as_secs_f64(),
-        sent_bytes_per_line: float(stats.sent_bytes) / count,
-        driver: ProcessFigures::new(before.0, after.0, count),
-        shipper: ProcessFigures::new(before.1, after.1, count),
-    })
 }
 
-fn scripts(args: &Args) -> Vec<Script> {
-    let streams = args.streams.max(1);
-    let script = |stream| Script {
-        payload: match args.payload {
-            PayloadArg::Plain => Payload::Plain,
-            PayloadArg::Json => Payload::Json,
-        },
-        ..Script::new(
-            &format!("s{stream}"),
-            args.lines / u64::from(streams),
-            args.line_bytes,
-        )
+async fn measure(
+    load: Load,
+    args: &Args,
+    subjects: &Subjects,
+    settings: &Settings,
+    counter: Option<Counter>,
+) -> anyhow::Result<Measured> {
+    let mut plan = Plan {
+        load,
+        pool: Arc::new(Pool::new(load.kind)),
+        time: Duration::try_from_secs_f64(args.seconds)?,
+        settings,
+        counter: None,
     };
-    (0..streams).map(script).collect()
-}
-
-fn write(script: &Script, mut pipe: Pipe, rate: Option<u32>) -> io::Result<Pipe> {
-    script.write(&mut pipe, rate)?;
-    Ok(pipe)
-}
-
-fn usages(host: &Host) -> anyhow::Result<(Usage, Usage)> {
-    let driver = host.driver.as_ref().context("the driver runs")?;
-    let shipper = host.shipper.as_ref().context("the shipper runs")?;
-    Ok((driver.usage()?, shipper.usage()?))
-}
-
-/// Waits until the stand-in has accepted `lines` records; gives up when no more come.
-async fn wait_for_records(address: SocketAddr, lines: u64) -> anyhow::Result<Stats> {
-    const PATIENCE: Duration = Duration::from_secs(30);
-    /// Short beside the time of a run, and long beside what asking costs.
-    const POLL_INTERVAL: Duration = Duration::from_millis(5);
-    let mut last_growth = Instant::now();
-    let mut seen = 0;
-    loop {
-        let stats = client::call(address, "GET", "/stats").await?;
-        let stats: Stats = serde_json::from_slice(&stats)?;
-        if stats.records >= lines {
-            return Ok(stats);
-        }
-        if stats.records > seen {
-            (seen, last_growth) = (stats.records, Instant::now());
-        }
-        if last_growth.elapsed() > PATIENCE {
-            bail!(
-                "{} of {lines} records after {PATIENCE:?} without a new one",
-                stats.records
-            );
-        }
-        tokio::time::sleep(POLL_INTERVAL).await;
-    }
-}
-
-impl ProcessFigures {
-    fn new(before: Usage, after: Usage, lines: f64) -> Self {
-        let cpu = after.cpu.saturating_sub(before.cpu);
-        Self {
-            cpu_us_per_line: cpu.as_secs_f64() * 1e6 / lines,
-            rss_mib_max: float(after.rss_bytes_max >> 10) / 1024.0,
+    let names = subjects.names();
+    let mut runs = vec![Vec::new(); names.len()];
+    for round in 1..=args.rounds {
+        writeln!(
+            io::stderr(),
+            "{}: round {round} of {}",
+            load.name,
+            args.rounds
+        )?;
+        for (runs, figures) in runs.iter_mut().zip(subjects.run(&plan).await?) {
+            runs.push(figures);
         }
     }
+    let mut measured = Measured::new(&load);
+    let medians = runs.iter().map(|runs| Figures::medians(runs));
+    measured.subjects = names.into_iter().zip(medians).collect();
+    if counter.is_some() {
+        plan.counter = counter;
+        let counted = subjects.run(&plan).await?;
+        for ((_, medians), counted) in measured.subjects.iter_mut().zip(counted) {
+            medians.merge(counted.only("_calls_per_s"));
+        }
+    }
+    Ok(measured)
 }
 
-/// Returns a count as a number to divide by; counts here are far below 2^52.
-fn float(count: u64) -> f64 {
-    let high = u32::try_from(count >> 32).unwrap_or(u32::MAX);
-    let low = u32::try_from(count & u64::from(u32::MAX)).unwrap_or(u32::MAX);
-    f64::from(high) * 4_294_967_296.0 + f64::from(low)
-}
-
-fn print_table(figures: &Figures) -> io::Result<()> {
-    let Figures {
-        streams,
-        lines,
-        seconds,
-        lines_per_s,
-        sent_bytes_per_line,
-        driver,
-        shipper,
-    } = figures;
+fn print_tables(all: &[Measured], args: &Args) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    writeln!(
-        stdout,
-        "{lines} lines of {streams} streams in {seconds:.2} s: {lines_per_s:.0} lines/s"
-    )?;
-    writeln!(stdout, "{sent_bytes_per_line:.1} B sent per line")?;
-    writeln!(
-        stdout,
-        "{:8} {:>16} {:>12}",
-        "", "CPU µs per line", "RSS MiB max"
-    )?;
-    for (name, figures) in [("driver", driver), ("shipper", shipper)] {
-        let ProcessFigures {
-            cpu_us_per_line,
-            rss_mib_max,
-        } = figures;
+    writeln!(stdout, "{}", table::of_cost(all))?;
+    writeln!(stdout, "{}", table::of_delivery(all))?;
+    writeln!(stdout, "{}", table::of_bill(all, &args.prices))?;
+    if !args.against.is_empty() {
         writeln!(
             stdout,
-            "{name:8} {cpu_us_per_line:>16.2} {rss_mib_max:>12.1}"
+            "This build's figures, divided by those of the other:\n"
         )?;
+        writeln!(stdout, "{}", table::of_ratios(all))?;
     }
-    let both = driver.cpu_us_per_line + shipper.cpu_us_per_line;
-    writeln!(stdout, "{:8} {both:>16.2}", "both")
+    Ok(())
 }

@@ -10,6 +10,7 @@ use crate::standin::log_list::{self, GroupSummary, GroupView, LogView};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One accepted request.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub struct Upload {
     pub secret_id: Option<String>,
     /// The peer's address, if the client asked for it to be the source.
     pub peer_source: Option<String>,
+    /// When its last byte had come: time since 1970.
+    pub accepted_at: Duration,
     /// The body, decompressed and checked.
     pub body: Bytes,
 }
@@ -83,9 +86,12 @@ pub(super) struct Accepted<'a> {
     pub(super) peer_source: Option<String>,
     pub(super) groups: &'a [GroupSummary],
     pub(super) record_count: usize,
+    pub(super) accepted_at: Duration,
     pub(super) body: &'a [u8],
     /// Whether the records themselves are dropped.
     pub(super) discards: bool,
+    /// Whether somebody looks at them before that.
+    pub(super) is_watched: bool,
 }
 
 /// All that was accepted.
@@ -112,14 +118,14 @@ struct Digest {
 }
 
 impl Store {
-    /// Keeps an accepted request; returns it unless it is discarded.
+    /// Keeps an accepted request, and returns it, unless it is discarded and nobody watches.
     pub(super) fn add(&mut self, accepted: &Accepted<'_>) -> Option<Arc<Upload>> {
         for group in accepted.groups {
             self.note_context(accepted, group);
         }
         let first_record = self.record_count;
         self.record_count += accepted.record_count as u64;
-        if accepted.discards {
+        if accepted.discards && !accepted.is_watched {
             return None;
         }
         let upload = Arc::new(Upload {
@@ -129,9 +135,12 @@ impl Store {
             first_record,
             record_count: accepted.record_count,
             peer_source: accepted.peer_source.clone(),
+            accepted_at: accepted.accepted_at,
             body: Bytes::copy_from_slice(accepted.body),
         });
-        self.uploads.push(upload.clone());
+        if !accepted.discards {
+            self.uploads.push(upload.clone());
+        }
         Some(upload)
     }
 
@@ -243,8 +252,10 @@ mod tests {
                 log_count: 1,
             }],
             record_count: 1,
+            accepted_at: Duration::ZERO,
             body,
             discards: true,
+            is_watched: false,
         });
     }
 

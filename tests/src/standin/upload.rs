@@ -230,8 +230,10 @@ fn store(
         peer_source: add_source.then(|| request.peer.to_string()),
         groups: &summary.groups,
         record_count,
+        accepted_at: request.now,
         body: plain,
         discards: state.config.discards,
+        is_watched: state.watcher.is_some(),
     });
     state.stats.lock().plain_bytes += plain.len() as u64;
     if is_partial {
