@@ -21,7 +21,8 @@
 //! Invariants:
 //! - **J1** Bytes `[first segment's start, tail)` stand in the segments in order, but for holes.
 //! - **J2** `acked ≤ sent ≤ scanned_to ≤ tail`, each a frame boundary unless it is the tail; none ever
-//!   goes back, but `sent` to `acked` when a call ends.
+//!   goes back, but `sent` to `acked` when a call ends, and `scanned_to` to where the journal can no
+//!   longer be read.
 //! - **J3** The state is saved before a segment that it makes superfluous is removed.
 //! - **J4** A byte is released, in a hole, or readable: never two of them, never none.
 //! - **J5** The segments hold at most `bytes_max` bytes; at that the appender says `Full`.

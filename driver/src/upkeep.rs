@@ -1,8 +1,8 @@
 //! Upkeep of the journals: makes room, syncs, watches the disk. All of it on blocking threads, apart
 //! from the pump: a slow disk delays these chores and no container.
 //!
-//! Room is made apart from syncing: a sync takes as long as the disk likes, and a FIFO whose journal is
-//! full is not read meanwhile. It sleeps without a timer while everything is acknowledged.
+//! Room is made, and free disk watched, apart from syncing: a sync takes as long as the disk likes, and a
+//! FIFO whose journal is full is not read meanwhile. It sleeps without a timer while everything is acknowledged.
 
 mod free_disk;
 mod room;
@@ -16,7 +16,10 @@ use room::Room;
 use std::sync::Arc;
 use std::time::Duration;
 use sync::Sync;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// How often free disk is looked at while journals grow.
+const DISK_WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The upkeep of all journals.
 #[derive(Debug, Clone)]
@@ -39,6 +42,13 @@ impl Upkeep {
             registry,
             signals,
         } = shared;
+        let free_disk = FreeDisk {
+            disk,
+            state_dir: config.state_dir.clone(),
+            free_bytes_min: config.disk_free_bytes_min,
+            budget: Arc::clone(&budget),
+            retention,
+        };
         Self {
             signals: Arc::clone(&signals),
             sync: Sync {
@@ -47,22 +57,21 @@ impl Upkeep {
             room: Room {
                 registry,
                 signals,
-                budget: Arc::clone(&budget),
-            },
-            free_disk: FreeDisk {
-                disk,
-                state_dir: config.state_dir.clone(),
-                free_bytes_min: config.disk_free_bytes_min,
                 budget,
-                retention,
+                free_disk: free_disk.clone(),
             },
+            free_disk,
             sync_age: config.journal_sync,
         }
     }
 
     /// Keeps the journals, for ever.
     pub(crate) async fn run(self) {
-        tokio::join!(self.make_room_always(), self.sync_always());
+        tokio::join!(
+            self.make_room_always(),
+            self.watch_disk_always(),
+            self.sync_always()
+        );
     }
 
     /// Syncs everything that is unacknowledged. Blocks.
@@ -78,18 +87,27 @@ impl Upkeep {
         }
     }
 
+    /// Looks at free disk as long as journals grow or the disk is low, however long a sync takes.
+    async fn watch_disk_always(&self) {
+        loop {
+            let free_disk = self.free_disk.clone();
+            let missing_bytes = blocking(move || free_disk.check()).await.unwrap_or(0);
+            if missing_bytes == 0 {
+                self.signals.disk_watch_wanted.notified().await;
+            }
+            sleep(DISK_WATCH_INTERVAL).await;
+        }
+    }
+
     async fn sync_always(&self) {
         let interval = self.sync_age / 2;
         // What an earlier process has left unsynced is old enough.
         let mut sync_at = Instant::now();
         loop {
             sleep_until(sync_at).await;
-            let (free_disk, sync) = (self.free_disk.clone(), self.sync.clone());
+            let sync = self.sync.clone();
             sync_at += interval;
-            let round = blocking(move || {
-                free_disk.check();
-                sync.round()
-            });
+            let round = blocking(move || sync.round());
             let has_unacked = round.await.unwrap_or(true);
             // A disk that is slower than that is left in peace in between.
             sync_at = sync_at.max(Instant::now() + interval / 2);

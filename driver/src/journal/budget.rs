@@ -66,6 +66,11 @@ impl Budget {
         if self.is_disk_low.load(Ordering::Relaxed) {
             return 0;
         }
+        self.room_in_memory_bytes()
+    }
+
+    /// Returns the room of a journal that is not on the disk.
+    pub(super) fn room_in_memory_bytes(&self) -> u64 {
         self.bytes_max.saturating_sub(self.held_bytes())
     }
 

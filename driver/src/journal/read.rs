@@ -99,6 +99,7 @@ impl Journal {
     pub(crate) fn rewind(&self) {
         let mut reader = lock(&self.reader);
         reader.sent = reader.acked;
+        reader.in_flight_entries = 0;
         reader.boundaries.clear();
         reader.is_finish_sent = false;
     }

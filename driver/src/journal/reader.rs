@@ -61,6 +61,8 @@ pub(super) struct Reader {
     pub(super) scanned_to: u64,
     /// Entries in `[acked, scanned_to)` outside holes.
     pub(super) unsettled_entries: u64,
+    /// Those of them that were sent since the last rewind.
+    pub(super) in_flight_entries: u64,
     /// Where the counting of what is not sent yet has come to. Beyond `scanned_to` it is for the ledger
     /// alone: what lies there may still be dropped, or turn out to be damaged.
     pub(super) precounted_to: u64,
@@ -197,6 +199,7 @@ impl Reader {
         self.note_boundary(first_offset);
         self.note_boundary(self.sent);
         self.unsettled_entries = self.unsettled_entries.saturating_add(walk.new_entries);
+        self.in_flight_entries = self.in_flight_entries.saturating_add(walk.entries);
         Next::Frames {
             first_offset,
             bytes: walk.bytes,
@@ -206,12 +209,35 @@ impl Reader {
     /// Makes the next unsent bytes a hole.
     pub(super) fn add_damage(&mut self, bytes: u64, reason: DropReason) {
         let end = self.sent.saturating_add(bytes);
-        let index = self
-            .holes
-            .partition_point(|hole| hole.span.start < self.sent);
+        self.add_lost(self.sent, end, reason);
+    }
+
+    /// Makes unsent bytes a hole whose entries nobody can count any more. Nothing else is unsent before
+    /// them, but for holes.
+    ///
+    /// Entries that were counted there are taken back: those behind the hole are counted again as they
+    /// are read. If the hole has all of them, it says how many they were.
+    pub(super) fn add_lost(&mut self, from: u64, end: u64, reason: DropReason) {
+        let counted_to = self.scanned_to.max(self.precounted_to);
+        let counted_entries = self
+            .unsettled_entries
+            .saturating_sub(self.in_flight_entries)
+            .saturating_add(self.precounted_entries);
+        let entries = match reason {
+            DropReason::CutShort => 1,
+            DropReason::DiskError if end == counted_to => counted_entries,
+            _ => 0,
+        };
+        if from < counted_to && reason != DropReason::CutShort {
+            self.unsettled_entries = self.unsettled_entries.min(self.in_flight_entries);
+            self.scanned_to = self.scanned_to.min(from);
+            self.precounted_to = from;
+            self.precounted_entries = 0;
+        }
+        let index = self.holes.partition_point(|hole| hole.span.start < from);
         let hole = Hole {
-            span: self.sent..end,
-            entries: u64::from(reason == DropReason::CutShort),
+            span: from..end,
+            entries,
             first_time_nano: 0,
             last_time_nano: 0,
             reason,
@@ -289,6 +315,7 @@ impl Reader {
             let earned = claimed.min(self.unsettled_entries);
             *count = count.saturating_add(earned);
             self.unsettled_entries = self.unsettled_entries.saturating_sub(earned);
+            self.in_flight_entries = self.in_flight_entries.saturating_sub(earned);
             surplus = surplus.saturating_add(claimed.saturating_sub(earned));
         }
         while let Some(hole) = self.holes.front() {

@@ -294,6 +294,7 @@ impl Plan {
             sent: self.acked,
             scanned_to: self.acked,
             unsettled_entries: 0,
+            in_flight_entries: 0,
             precounted_to: 0,
             precounted_entries: 0,
             settled: saved.settled,

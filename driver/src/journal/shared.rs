@@ -165,7 +165,11 @@ impl Journal {
         // Two segments are everyone's, so that the host's bounds never stop a quiet container for
         // the sake of a busy one, and so that there is always a whole segment to drop.
         let floor = self.bounds.segment_bytes.saturating_mul(2);
-        let host = self.budget.room_bytes();
+        // A disk without room has nothing to do with memory.
+        let host = match self.medium.is_memory() {
+            true => self.budget.room_in_memory_bytes(),
+            false => self.budget.room_bytes(),
+        };
         own.min(host.max(floor.saturating_sub(held_bytes)))
     }
 }

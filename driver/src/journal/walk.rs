@@ -9,6 +9,8 @@ use proto::frame::{self, Decoded, EntryView};
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Walk {
     pub(super) bytes: usize,
+    /// Frames.
+    pub(super) entries: u64,
     /// Frames that were never scanned before.
     pub(super) new_entries: u64,
     /// What follows them is no frame.
@@ -21,6 +23,7 @@ pub(super) fn walk(buffer: &[u8], bytes_max: usize, offset: u64, scanned_to: u64
     let known_bytes = usize::try_from(scanned_to.saturating_sub(offset)).unwrap_or(usize::MAX);
     let mut walk = Walk {
         bytes: 0,
+        entries: 0,
         new_entries: 0,
         is_malformed: false,
     };
@@ -31,6 +34,7 @@ pub(super) fn walk(buffer: &[u8], bytes_max: usize, offset: u64, scanned_to: u64
                 if walk.bytes > 0 && end > bytes_max {
                     return walk;
                 }
+                walk.entries = walk.entries.saturating_add(1);
                 walk.new_entries = walk
                     .new_entries
                     .saturating_add(u64::from(walk.bytes >= known_bytes));
@@ -73,6 +77,8 @@ pub(super) struct Scan {
     pub(super) scanned_entries: u64,
     pub(super) first_time_nano: i64,
     pub(super) last_time_nano: i64,
+    /// It came to the limit inside of an entry.
+    pub(super) is_unfinished: bool,
 }
 
 impl Scan {
@@ -83,6 +89,7 @@ impl Scan {
             scanned_entries: 0,
             first_time_nano: 0,
             last_time_nano: 0,
+            is_unfinished: false,
         }
     }
 

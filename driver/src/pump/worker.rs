@@ -480,6 +480,7 @@ impl Worker {
         if round.has_signal {
             self.signals.arrived.notify_one();
             self.signals.sync_wanted.notify_one();
+            self.signals.disk_watch_wanted.notify_one();
         }
     }
 

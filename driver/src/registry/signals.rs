@@ -11,6 +11,8 @@ pub(crate) struct Signals {
     pub(crate) arrived: Notify,
     /// Something arrived: for the syncs of upkeep, when they sleep.
     pub(crate) sync_wanted: Notify,
+    /// Something arrived: for the watch over free disk, when it sleeps.
+    pub(crate) disk_watch_wanted: Notify,
     /// A journal needs room: for upkeep.
     pub(crate) room_wanted: Notify,
     ready: Mutex<Vec<Arc<Stream>>>,

@@ -8,6 +8,7 @@ use proto::backoff::Backoff;
 use proto::relay::{Chunk, Finish, event::Kind};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Delay before a stream that was refused is opened again: first, and at most.
 pub(super) const REFUSED_BASE: Duration = Duration::from_secs(1);
@@ -27,6 +28,8 @@ pub(super) struct CallStream {
     /// What the shipper believes: there is more.
     pub(super) says_more: bool,
     pub(super) read_failure_count: u32,
+    /// Until then nothing is read, since the last read has failed.
+    pub(super) read_retry_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +52,7 @@ impl CallStream {
             wants_credit: false,
             says_more: false,
             read_failure_count: 0,
+            read_retry_at: None,
         }
     }
 

@@ -334,6 +334,11 @@ impl Gatherer {
             }
             Phase::Waiting | Phase::OpenSent | Phase::Refused => return,
         };
+        if call.read_retry_at.is_some_and(|at| self.now < at) {
+            // Whatever else arrives: what fails now may go well then.
+            return;
+        }
+        call.read_retry_at = None;
         let end = buffer.len().min(draft.used_bytes + CHUNK_BYTES_MAX);
         let into = buffer.get_mut(draft.used_bytes..end).unwrap_or_default();
         call.wants_credit = false;
@@ -353,13 +358,17 @@ impl Gatherer {
                 }
                 // What only lacks a file descriptor for now is not given up.
                 call.read_failure_count += u32::from(!error.is_shortage());
-                if call.read_failure_count >= READ_ATTEMPTS_MAX {
+                call.say_more(true, draft);
+                let is_given_up = call.read_failure_count >= READ_ATTEMPTS_MAX;
+                if is_given_up {
                     call.stream.journal().skip_unreadable();
                     call.read_failure_count = 0;
+                } else {
+                    let retry_at = self.now + READ_RETRY;
+                    call.read_retry_at = Some(retry_at);
+                    self.retries.push((retry_at, number));
                 }
-                call.say_more(true, draft);
-                self.retries.push((self.now + READ_RETRY, number));
-                false
+                is_given_up
             }
         };
         if may_have_more {

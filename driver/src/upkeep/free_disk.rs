@@ -21,20 +21,24 @@ pub(super) struct FreeDisk {
 }
 
 impl FreeDisk {
-    /// Looks at free disk once. Blocks.
-    pub(super) fn check(&self) {
+    /// Looks at free disk once. Returns how many bytes of it are missing; if the disk does not say, none.
+    /// Blocks.
+    pub(super) fn check(&self) -> u64 {
         match self.disk.free_bytes(&self.state_dir) {
             Ok(free_bytes) => {
-                let is_low = free_bytes < self.free_bytes_min;
+                let missing_bytes = self.free_bytes_min.saturating_sub(free_bytes);
+                let is_low = missing_bytes > 0;
                 self.budget.set_disk_low(is_low);
                 if is_low {
                     self.retention.clear();
                 }
+                missing_bytes
             }
             Err(error) => {
                 if let Some(suppressed_count) = NOT_ASKED.pass() {
                     tracing::warn!(suppressed_count, %error, "could not ask for free disk");
                 }
+                0
             }
         }
     }

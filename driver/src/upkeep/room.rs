@@ -1,7 +1,7 @@
 //! Room in full journals: the oldest entries are dropped, of the journal that is full or, if the host
 //! is, of the largest one.
 
-use crate::chain::Chain;
+use super::free_disk::FreeDisk;
 use crate::journal::{Budget, Shortage};
 use crate::logging::Throttle;
 use crate::registry::{Registry, Signals};
@@ -10,14 +10,13 @@ use std::sync::Arc;
 
 static DROPPED: Throttle = Throttle::new();
 
-static DROP_FAILED: Throttle = Throttle::new();
-
 /// Makes room.
 #[derive(Debug, Clone)]
 pub(super) struct Room {
     pub(super) registry: Arc<Registry>,
     pub(super) signals: Arc<Signals>,
     pub(super) budget: Arc<Budget>,
+    pub(super) free_disk: FreeDisk,
 }
 
 impl Room {
@@ -45,42 +44,42 @@ impl Room {
     }
 
     fn make_room_for(&self, stream: &Stream) -> u64 {
-        let mut freed_bytes = match stream.journal().shortage() {
+        let journal = stream.journal();
+        let mut freed_bytes = match journal.shortage() {
             // Room was made by an acknowledgement since the pump found none.
             None => return 0,
             Some(Shortage::Own) => 0,
-            // The largest journal pays.
             Some(Shortage::Host) => {
-                let streams = self.registry.streams();
-                let largest = streams
-                    .iter()
-                    .max_by_key(|other| other.journal().held_bytes());
-                largest.map_or(0, |largest| drop_oldest(largest))
+                // The disk may have got room since it was last asked: what is dropped is gone.
+                let missing_bytes = self.free_disk.check();
+                if journal.shortage().is_none() {
+                    return 0;
+                }
+                self.drop_of_largest(journal.is_in_memory(), missing_bytes)
             }
         };
         if freed_bytes == 0 {
-            freed_bytes = drop_oldest(stream);
+            freed_bytes = journal.drop_oldest(u64::MAX);
         }
         if freed_bytes == 0 {
-            stream.journal().grant_overdraft();
+            journal.grant_overdraft();
         }
         freed_bytes
     }
-}
 
-fn drop_oldest(stream: &Stream) -> u64 {
-    match stream.journal().drop_oldest() {
-        Ok(freed_bytes) => freed_bytes,
-        Err(error) => {
-            if let Some(suppressed_count) = DROP_FAILED.pass() {
-                tracing::error!(
-                    suppressed_count,
-                    error = %Chain(&error),
-                    container = stream.container_id(),
-                    "could not drop a journal's oldest entries"
-                );
-            }
-            0
-        }
+    /// Has the largest journal pay, of those in memory or of those on disk: no more than the disk misses,
+    /// if it is the disk that has no room.
+    fn drop_of_largest(&self, is_in_memory: bool, missing_bytes: u64) -> u64 {
+        let bytes_max = match missing_bytes {
+            0 => u64::MAX,
+            missing_bytes => missing_bytes,
+        };
+        let streams = self.registry.streams();
+        let largest = streams
+            .iter()
+            .map(|stream| stream.journal())
+            .filter(|journal| journal.is_in_memory() == is_in_memory)
+            .max_by_key(|journal| journal.held_bytes());
+        largest.map_or(0, |largest| largest.drop_oldest(bytes_max))
     }
 }
