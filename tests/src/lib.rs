@@ -3,6 +3,7 @@
 //! other.
 
 pub mod bench;
+pub mod authority;
 pub mod chatter;
 pub mod client;
 pub mod dockerd;
@@ -11,7 +12,9 @@ pub mod metadata;
 pub mod nodes;
 pub mod oracle;
 pub mod processes;
+pub mod proxy;
 pub mod script;
 pub mod standin;
 pub mod tally;
+pub mod thin_link;
 pub mod turn;

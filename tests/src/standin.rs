@@ -35,7 +35,7 @@ pub use store::{Record, Upload, parse_flow};
 
 use fault::Fault;
 use hyper_util::rt::TokioIo;
-use link::{DripStream, Fate, Link};
+use link::{DripStream, Fate, Link, Stream};
 use state::{Shared, State};
 use std::io;
 use std::net::SocketAddr;
@@ -45,6 +45,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 /// A running stand-in. It stops when it is dropped.
 #[derive(Debug)]
@@ -111,7 +112,11 @@ impl Standin {
 
     /// Returns its endpoint, as a shipper's configuration has it.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = match self.state.config.identity {
+            Some(_) => "https",
+            None => "http",
+        };
+        format!("{scheme}://{}", self.address)
     }
 
     /// Returns the accepted uploads of a topic, in the order in which they came.
@@ -185,9 +190,11 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
 async fn serve_connection(stream: TcpStream, peer: SocketAddr, state: Arc<State>) {
     // Without it, answers wait for the peer's delayed acknowledgements; an error costs time only.
     stream.set_nodelay(true).ok();
-    let link = Arc::new(Link::new());
+    let Ok((link, stream)) = open(stream, &state).await else {
+        return;
+    };
     let mut fate = link.fate.subscribe();
-    let io = TokioIo::new(DripStream::new(stream, link.clone()));
+    let io = TokioIo::new(stream);
     let service = hyper::service::service_fn(|request| {
         let (state, link) = (state.clone(), link.clone());
         async move { http_api::answer(&state, &link, peer.ip(), request).await }
@@ -211,4 +218,30 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, state: Arc<State>
         }
     }
     connection.into_parts().io.into_inner().reset();
+}
+
+/// The first byte of a TLS connection: a handshake record.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Makes a connection ready for HTTP. A client that begins with a handshake gets TLS, if the stand-in
+/// has an identity to show.
+async fn open(stream: TcpStream, state: &State) -> io::Result<(Arc<Link>, Stream)> {
+    let mut first = [0];
+    stream.peek(&mut first).await?;
+    let identity = state.config.identity.as_ref();
+    match identity.filter(|_| first == [TLS_HANDSHAKE]) {
+        Some(identity) => {
+            let link = Arc::new(Link::new(true));
+            let acceptor = TlsAcceptor::from(Arc::clone(&identity.tls));
+            let stream = acceptor
+                .accept(DripStream::new(stream, link.clone()))
+                .await?;
+            Ok((link, Stream::Secure(Box::new(stream))))
+        }
+        None => {
+            let link = Arc::new(Link::new(false));
+            let stream = DripStream::new(stream, link.clone());
+            Ok((link, Stream::Plain(stream)))
+        }
+    }
 }

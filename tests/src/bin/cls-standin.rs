@@ -120,6 +120,7 @@ impl Args {
             has_quota: !self.no_quota,
             stores_part_over_quota: self.partial_over_quota,
             discards: self.discard,
+            identity: None,
         })
     }
 

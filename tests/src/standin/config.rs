@@ -1,5 +1,6 @@
 //! What a stand-in is told at start: keys, topics, rules, and the clock it goes by.
 
+use crate::authority::Identity;
 use crate::standin::log_list::Rules;
 use crate::standin::quota;
 use std::fmt;
@@ -27,6 +28,9 @@ pub struct Config {
     pub stores_part_over_quota: bool,
     /// Whether bodies are checked and counted only: `records` then has nothing to show.
     pub discards: bool,
+    /// What it shows to those who speak TLS. With it, uploads over plain HTTP are refused; all the
+    /// rest is answered either way.
+    pub identity: Option<Identity>,
 }
 
 impl Config {
@@ -45,6 +49,7 @@ impl Config {
             has_quota: true,
             stores_part_over_quota: false,
             discards: false,
+            identity: None,
         }
     }
 }

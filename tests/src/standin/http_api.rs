@@ -33,6 +33,10 @@ pub(super) async fn answer(
 ) -> io::Result<Answer> {
     let request_id = new_request_id();
     let mut answer = match (request.method(), request.uri().path()) {
+        (&Method::POST, "/structuredlog") if state.config.identity.is_some() && !link.is_secure => {
+            let message = "an upload without TLS, where TLS is spoken";
+            refusal(&Refusal::new(400, "InvalidParam", message))
+        }
         (&Method::POST, "/structuredlog") => {
             return structured_log(state, link, peer, request, request_id).await;
         }

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Sleep;
+use tokio_rustls::server::TlsStream;
 
 /// What is to become of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,13 +28,16 @@ pub(super) struct Link {
     pub(super) fate: watch::Sender<Fate>,
     /// Milliseconds per byte of an answer; 0 for full speed.
     pub(super) drip_ms: AtomicU64,
+    /// Whether it speaks TLS.
+    pub(super) is_secure: bool,
 }
 
 impl Link {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(is_secure: bool) -> Self {
         Self {
             fate: watch::Sender::new(Fate::Serve),
             drip_ms: AtomicU64::new(0),
+            is_secure,
         }
     }
 }
@@ -98,5 +102,62 @@ impl AsyncWrite for DripStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// A connection as the service reads and writes it.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Plain(DripStream),
+    Secure(Box<TlsStream<DripStream>>),
+}
+
+impl Stream {
+    /// Makes the peer see a reset as soon as the stream is dropped.
+    pub(super) fn reset(self) {
+        match self {
+            Self::Plain(stream) => stream.reset(),
+            Self::Secure(stream) => stream.into_inner().0.reset(),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Secure(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buffer),
+            Self::Secure(stream) => Pin::new(stream).poll_write(cx, buffer),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Secure(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Secure(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 }
