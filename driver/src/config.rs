@@ -300,7 +300,22 @@ pub struct ConfigError {
     pub faults: Vec<String>,
 }
 
+/// How long bytes may wait in a container's pipe, whatever a shipper allows.
+const PIPE_HOLD_MAX: Duration = Duration::from_millis(500);
+
 impl Config {
+    /// Returns how long bytes may wait in a container's pipe at most. A loss of power costs what waits
+    /// there, too.
+    pub(crate) fn pipe_hold_max(&self) -> Duration {
+        PIPE_HOLD_MAX.min(self.journal_sync / 4)
+    }
+
+    /// Returns the time between two rounds of syncs. A round syncs what the round before has seen, so
+    /// that bytes are on stable storage two rounds after they left the pipe.
+    pub(crate) fn journal_sync_interval(&self) -> Duration {
+        self.journal_sync * 3 / 8
+    }
+
     /// Checks the settings.
     ///
     /// # Errors
@@ -530,6 +545,16 @@ fn bytes(value: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pipe_and_journal_together_cost_no_more_than_the_age_of_a_sync() {
+        for millis in ["10", "11", "1000", "2500", "600000"] {
+            let config =
+                Config::parse(&RawConfig::from_pairs([("JOURNAL_SYNC_MS", millis)])).unwrap();
+            let age = config.pipe_hold_max() + config.journal_sync_interval() * 2;
+            assert!(age <= config.journal_sync, "{millis}: {age:?}");
+        }
+    }
 
     fn parse(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
         Config::parse(&RawConfig::from_pairs(pairs.iter().copied()))

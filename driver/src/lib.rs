@@ -105,7 +105,7 @@ pub async fn run(
     };
     let (listener, socket): (_, SocketLock) = bound?;
     let shared = Shared::new(&config, disk);
-    let mut pump = Pump::start(Arc::clone(&shared.signals), config.journal_block_max)?;
+    let mut pump = Pump::start(Arc::clone(&shared.signals), &config)?;
     let (connected, checker) = relay::connection();
     let settings = engine::Settings::from_config(&config);
     let opening = Containers::open(settings, shared.clone(), pump.handle(), checker);

@@ -1,8 +1,10 @@
 //! Moves every container's bytes from its FIFO into its journal, on one thread.
 
+mod beat;
 mod commands;
 mod fifo;
 mod full_journal;
+mod pipes;
 mod thread;
 mod worker;
 

@@ -7,7 +7,8 @@ use proto::log_opts::Mode;
 use proto::relay::{self, StreamReport};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 /// One stream.
 #[derive(Debug)]
@@ -25,7 +26,11 @@ pub(crate) struct Stream {
     /// What could not be put on record when it started, as the disk refused it.
     pub(crate) unrecorded: Mutex<Option<Meta>>,
     is_ready: AtomicBool,
+    /// Milliseconds that its bytes may wait in the pipe; [`HOLD_UNSAID`] while no shipper has opened it.
+    hold_ms: AtomicU32,
 }
+
+const HOLD_UNSAID: u32 = u32::MAX;
 
 /// What makes a stream.
 #[derive(Debug)]
@@ -62,6 +67,7 @@ impl Stream {
             is_adopted: new.is_adopted,
             unrecorded: Mutex::default(),
             is_ready: AtomicBool::new(false),
+            hold_ms: AtomicU32::new(HOLD_UNSAID),
         }
     }
 
@@ -96,6 +102,20 @@ impl Stream {
         relay::Open {
             resume_offset: self.journal.acked(),
             ..self.open.clone()
+        }
+    }
+
+    /// Says how many milliseconds its bytes may wait in the pipe; `None`: no shipper has opened it.
+    pub(crate) fn set_hold(&self, hold_ms: Option<u32>) {
+        self.hold_ms
+            .store(hold_ms.unwrap_or(HOLD_UNSAID), Ordering::Relaxed);
+    }
+
+    /// Returns how long its bytes may wait in the pipe; `None` if no shipper has opened it.
+    pub(crate) fn hold(&self) -> Option<Duration> {
+        match self.hold_ms.load(Ordering::Relaxed) {
+            HOLD_UNSAID => None,
+            hold_ms => Some(Duration::from_millis(hold_ms.into())),
         }
     }
 

@@ -28,8 +28,8 @@ pub(crate) struct Upkeep {
     room: Room,
     free_disk: FreeDisk,
     sync: Sync,
-    /// Age at which unacknowledged bytes must be on stable storage.
-    sync_age: Duration,
+    /// Time between two rounds of syncs.
+    sync_interval: Duration,
 }
 
 impl Upkeep {
@@ -61,7 +61,7 @@ impl Upkeep {
                 free_disk: free_disk.clone(),
             },
             free_disk,
-            sync_age: config.journal_sync,
+            sync_interval: config.journal_sync_interval(),
         }
     }
 
@@ -100,7 +100,7 @@ impl Upkeep {
     }
 
     async fn sync_always(&self) {
-        let interval = self.sync_age / 2;
+        let interval = self.sync_interval;
         // What an earlier process has left unsynced is old enough.
         let mut sync_at = Instant::now();
         loop {

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 /// Age at which a segment that is acknowledged to its end is left for a new one. The kernel writes
 /// dirty pages back after 30 s (`vm.dirty_expire_centisecs`).
-const SEGMENT_AGE_MAX: Duration = Duration::from_secs(10);
+const SEGMENT_AGE_MAX: Duration = Duration::from_secs(25);
 
 /// What became of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

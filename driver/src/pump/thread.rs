@@ -2,10 +2,10 @@
 
 use super::commands::{Command, PumpHandle};
 use super::worker::Worker;
+use crate::config::Config;
 use crate::registry::Signals;
 use rustix::io::Errno;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// The pump could not be started.
@@ -29,9 +29,10 @@ impl Pump {
     ///
     /// # Panics
     /// Outside of a runtime.
-    pub(crate) fn start(signals: Arc<Signals>, block_max: Duration) -> Result<Self, PumpError> {
+    pub(crate) fn start(signals: Arc<Signals>, config: &Config) -> Result<Self, PumpError> {
         let failed = |error: Errno| PumpError(error.into());
-        let worker = Worker::new(signals, block_max).map_err(failed)?;
+        let worker = Worker::new(signals, config.journal_block_max, config.pipe_hold_max())
+            .map_err(failed)?;
         let shared = Arc::clone(&worker.shared);
         let (alive, ended) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Handle::current();

@@ -5,14 +5,15 @@
 //! reader, or one FIFO for the sake of another: each FIFO gives at most [`ROUND_BYTES_MAX`] per
 //! round. Only the disk can hold it up.
 //!
-//! Pacing: woken for every line, a splice costs many times what the line does. After a round the
-//! pump therefore waits a little, so that the pipes (enlarged to 1 MiB) fill; the wait adapts to
-//! how full it finds them. With no traffic it sleeps in `epoll` without a timer. A FIFO that the
-//! kernel refuses to watch (`/proc/sys/fs/epoll/max_user_watches`) is read by time until it does not.
+//! A FIFO is watched by `epoll`, or read at the times that its [`Beat`] gives, or it rests because its
+//! journal is full. With no traffic the thread sleeps without a timer. A FIFO that the kernel refuses to
+//! watch (`/proc/sys/fs/epoll/max_user_watches`) is read by time until it does not.
 
+use super::beat::{Beat, INTERVAL_MIN, Turn};
 use super::commands::{Command, Shared, lock};
 use super::fifo::Fifo;
-use super::full_journal::{FALL_BACK_AFTER, Fullness, Patience, STOP_REST_MAX};
+use super::full_journal::{Action, Blocked, FullJournal};
+use super::pipes::{PIPE_BYTES, Pipes};
 use crate::journal::Appended;
 use crate::logging::Throttle;
 use crate::registry::Signals;
@@ -29,20 +30,9 @@ use tokio::time::Instant;
 /// Bytes that one FIFO may give per round.
 const ROUND_BYTES_MAX: usize = 256 << 10;
 
-/// Size that pipes are asked to have; also the most that an unprivileged process may ask for.
-const PIPE_BYTES: usize = 1 << 20;
-
-/// Wait after a round: never less, so that a round is worth its system calls.
-const PACE_MIN: Duration = Duration::from_micros(100);
-
-/// Wait after a round that moved much.
-const PACE_BUSY_MAX: Duration = Duration::from_millis(1);
-
-/// Wait after a round that moved little: a thousand slow containers cost 200 rounds a second.
-const PACE_QUIET_MAX: Duration = Duration::from_millis(5);
-
-/// What a round must move to count as much.
-const BUSY_ROUND_BYTES: usize = 16 << 10;
+/// Time between two rounds that look which FIFOs have something: bytes of watched FIFOs that come one by
+/// one are read together.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How often a FIFO that is not watched is tried: one that rests, or that the kernel refuses to watch.
 const UNWATCHED_RETRY: Duration = Duration::from_millis(10);
@@ -68,9 +58,19 @@ pub(super) struct Worker {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_number: HashMap<u32, u32>,
-    /// Slots that are read by time.
+    /// Slots that rest, or that can't be watched.
     unwatched: BTreeSet<u32>,
-    pace: Duration,
+    /// Slots that are read at a time, by that time.
+    paced: BTreeSet<(Duration, u32)>,
+    /// The same slots by the time when they were last read.
+    last_reads: BTreeSet<(Duration, u32)>,
+    pipes: Pipes,
+    /// Zero of the pump's times.
+    began: Instant,
+    /// Bound of the time that bytes may wait in a pipe, whoever allows more.
+    hold_max: Duration,
+    /// Until when it is not looked which watched FIFOs have something.
+    look_at: Duration,
 }
 
 /// A place for a FIFO. The generation tells a late event of the last one from the present one's.
@@ -85,10 +85,10 @@ struct Reading {
     pipe_bytes: usize,
     /// `epoll` tells of it.
     is_watched: bool,
-    fullness: Option<Fullness>,
-    patience: Option<Patience>,
-    /// The acknowledged offset when this FIFO last stopped resting.
-    dropping_since_acked: Option<u64>,
+    beat: Beat,
+    /// When it is read next, and when it was read last, while it is paced.
+    paced: Option<(Duration, Duration)>,
+    full_journal: FullJournal,
     drains: Vec<oneshot::Sender<()>>,
     /// When the first of them came.
     drain_since: Option<Instant>,
@@ -108,16 +108,18 @@ impl Reading {
 /// What a round found.
 #[derive(Default)]
 struct PumpRound {
-    moved_bytes: usize,
     has_more: bool,
-    /// A FIFO gave more than half of what it holds, or at least an eighth.
-    is_half_full: bool,
-    is_eighth_full: bool,
     has_signal: bool,
+    /// How long the next look at the watched FIFOs has time.
+    look_interval: Option<Duration>,
 }
 
 impl Worker {
-    pub(super) fn new(signals: Arc<Signals>, block_max: Duration) -> Result<Self, Errno> {
+    pub(super) fn new(
+        signals: Arc<Signals>,
+        block_max: Duration,
+        hold_max: Duration,
+    ) -> Result<Self, Errno> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake_key = epoll::EventData::new_u64(WAKE_KEY);
@@ -134,7 +136,12 @@ impl Worker {
             free: Vec::new(),
             by_number: HashMap::new(),
             unwatched: BTreeSet::new(),
-            pace: PACE_MIN,
+            paced: BTreeSet::new(),
+            last_reads: BTreeSet::new(),
+            pipes: Pipes::of_host(),
+            began: Instant::now(),
+            hold_max,
+            look_at: Duration::ZERO,
         })
     }
 
@@ -145,36 +152,84 @@ impl Worker {
 
     /// Waits until there is something to do, and does it.
     fn poll_once(&mut self, events: &mut Vec<epoll::Event>) -> Flow {
-        let timeout = (!self.unwatched.is_empty()).then(|| timespec(UNWATCHED_RETRY));
-        events.clear();
-        let waited = epoll::wait(
-            &self.epoll,
-            rustix::buffer::spare_capacity(events),
-            timeout.as_ref(),
-        );
-        if let Err(error) = waited
-            && error != Errno::INTR
-        {
-            tracing::error!(%error, "epoll failed");
-            return Flow::Stop;
-        }
+        let is_woken = match self.wait(events) {
+            Ok(is_woken) => is_woken,
+            Err(error) => {
+                tracing::error!(%error, "epoll failed");
+                return Flow::Stop;
+            }
+        };
         let now = Instant::now();
         let mut round = PumpRound::default();
-        let mut is_woken = false;
         for event in events {
-            is_woken |= event.data.u64() == WAKE_KEY;
             self.take_event(*event, now, &mut round);
         }
         for index in std::mem::take(&mut self.unwatched) {
             self.read_unwatched(index, now, &mut round);
         }
+        self.read_due(now, &mut round);
         if is_woken && self.take_commands(now, &mut round) == Flow::Stop {
             self.drain_all(now);
             return Flow::Stop;
         }
+        if let Some(interval) = round.look_interval {
+            self.look_at = self.time(now) + interval;
+        }
+        self.say_last_read(now);
         self.signal(&round);
-        self.wait(&round);
         Flow::Continue
+    }
+
+    /// Waits until a FIFO is due, a watched one has something, or a command comes. Returns whether one
+    /// did.
+    fn wait(&mut self, events: &mut Vec<epoll::Event>) -> Result<bool, Errno> {
+        events.clear();
+        let now = self.time(Instant::now());
+        let retry = (!self.unwatched.is_empty()).then_some(UNWATCHED_RETRY);
+        let due = self.paced.first().map(|(due, _)| due.saturating_sub(now));
+        let timeout = retry.into_iter().chain(due).min();
+        let look_in = self.look_at.saturating_sub(now);
+        if !look_in.is_zero() {
+            let timeout = timespec(timeout.map_or(look_in, |timeout| timeout.min(look_in)));
+            let mut wake = [PollFd::new(&self.shared.wake, PollFlags::IN)];
+            return match poll(&mut wake, Some(&timeout)) {
+                Ok(count) => Ok(count > 0),
+                Err(Errno::INTR) => Ok(false),
+                Err(error) => Err(error),
+            };
+        }
+        self.say_last_read(Instant::now());
+        let timeout = timeout.map(timespec);
+        let buffer = rustix::buffer::spare_capacity(events);
+        match epoll::wait(&self.epoll, buffer, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(events.iter().any(|event| event.data.u64() == WAKE_KEY))
+    }
+
+    fn time(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.began)
+    }
+
+    /// Says up to when everything that was written has been read: what waits in the pipe of a paced FIFO
+    /// came after its last read.
+    fn say_last_read(&self, now: Instant) {
+        let paced = self.last_reads.first().map(|(at, _)| self.began + *at);
+        let is_looking = self.look_at <= self.time(now);
+        let last_look = (!is_looking).then_some(now);
+        self.signals
+            .set_last_read(paced.into_iter().chain(last_look).min());
+    }
+
+    /// Reads the FIFOs that are due.
+    fn read_due(&mut self, now: Instant, round: &mut PumpRound) {
+        let time = self.time(now);
+        let rest = self.paced.split_off(&(time, u32::MAX));
+        let due = std::mem::replace(&mut self.paced, rest);
+        for (_, index) in due {
+            self.read(index, now, round);
+        }
     }
 
     fn take_event(&mut self, event: epoll::Event, now: Instant, round: &mut PumpRound) {
@@ -189,6 +244,9 @@ impl Worker {
         }
         let flags = event.flags;
         if flags.contains(epoll::EventFlags::IN) {
+            let interval = self.hold(index).min(LOOK_INTERVAL);
+            let shortest = round.look_interval.unwrap_or(interval);
+            round.look_interval = Some(shortest.min(interval));
             self.read(index, now, round);
         } else {
             // No writer and nothing left. No segment is created to learn that.
@@ -200,11 +258,13 @@ impl Worker {
         let Some(reading) = self.reading(index) else {
             return;
         };
-        let is_resting = reading.fullness.is_some();
+        let is_resting = reading.full_journal.is_full();
         match pressure(&reading.fifo.file) {
             Pressure::Ended => self.end(index, round),
             // No segment is created to learn that it is empty.
-            Pressure::None if !is_resting => self.watch(index),
+            Pressure::None if !is_resting => {
+                self.schedule(index, now, 0);
+            }
             Pressure::None | Pressure::Waiting => self.read(index, now, round),
         }
     }
@@ -274,25 +334,27 @@ impl Worker {
                 }
             }
         };
-        round.moved_bytes += moved_bytes;
-        round.is_half_full |= moved_bytes > reading.pipe_bytes / 2;
-        round.is_eighth_full |= moved_bytes > reading.pipe_bytes / 8;
-        if let Some(patience) = &mut reading.patience {
-            patience.moved_bytes = patience.moved_bytes.saturating_add(moved_bytes);
-        }
+        reading.full_journal.moved(moved_bytes);
         if moved_bytes > 0 {
             round.has_signal = true;
             let stream = Arc::clone(&reading.fifo.stream);
             self.signals.push_ready(&stream);
         }
         match outcome {
-            Outcome::Empty => self.rest_over(index, true),
+            Outcome::Empty => {
+                self.rest_over(index, true);
+                self.schedule(index, now, moved_bytes);
+            }
             Outcome::More => {
                 round.has_more = true;
                 self.rest_over(index, false);
+                self.pace(index, self.time(now), now);
             }
             Outcome::End => self.end(index, round),
-            Outcome::Full => self.rest(index, now, moved_bytes > 0, round),
+            Outcome::Full => {
+                self.unpace(index);
+                self.rest(index, now, moved_bytes > 0, round);
+            }
         }
     }
 
@@ -307,13 +369,81 @@ impl Worker {
         if is_empty && has_drain && pressure(&reading.fifo.file) != Pressure::Waiting {
             reading.answer_drains();
         }
-        reading.fullness = None;
-        self.watch(index);
+        reading.full_journal.took_all();
+    }
+
+    /// Returns how long bytes of a FIFO may wait in its pipe.
+    fn hold(&self, index: u32) -> Duration {
+        let slot = self.slots.get(index as usize);
+        let said = slot.and_then(|slot| slot.reading.as_ref()?.fifo.stream.hold());
+        let hold = said.unwrap_or_else(|| self.signals.unopened_hold());
+        hold.clamp(INTERVAL_MIN, self.hold_max.max(INTERVAL_MIN))
+    }
+
+    /// Has a FIFO read again when its beat says so.
+    fn schedule(&mut self, index: u32, now: Instant, moved_bytes: usize) {
+        let (time, hold) = (self.time(now), self.hold(index));
+        let slot = self.slots.get_mut(index as usize);
+        let Some(reading) = slot.and_then(|slot| slot.reading.as_mut()) else {
+            return;
+        };
+        let file = reading.fifo.file.as_fd();
+        let turn = reading
+            .beat
+            .next(time, moved_bytes, reading.pipe_bytes, hold);
+        match turn {
+            Turn::Watch => {
+                reading.pipe_bytes = self.pipes.shrink(file, reading.pipe_bytes);
+                self.unpace(index);
+                self.watch(index);
+            }
+            Turn::At(due) => {
+                let is_shortest = reading.beat.is_shortest();
+                if is_shortest && moved_bytes > reading.pipe_bytes / 2 {
+                    reading.pipe_bytes = self.pipes.enlarge(file, reading.pipe_bytes);
+                }
+                self.pace(index, due, now);
+            }
+        }
+    }
+
+    /// Has a FIFO read at a time, and not before.
+    fn pace(&mut self, index: u32, due: Duration, now: Instant) {
+        self.unpace(index);
+        self.unwatch(index);
+        let time = self.time(now);
+        if let Some(reading) = self.reading(index) {
+            reading.paced = Some((due, time));
+            self.paced.insert((due, index));
+            self.last_reads.insert((time, index));
+        }
+    }
+
+    fn unpace(&mut self, index: u32) {
+        if let Some((due, read)) = self.reading(index).and_then(|reading| reading.paced.take()) {
+            self.paced.remove(&(due, index));
+            self.last_reads.remove(&(read, index));
+        }
+    }
+
+    fn unwatch(&mut self, index: u32) {
+        let slot = self.slots.get_mut(index as usize);
+        let Some(reading) = slot.and_then(|slot| slot.reading.as_mut()) else {
+            return;
+        };
+        if reading.is_watched {
+            // Deleted, not masked: the end of a FIFO is reported whatever the mask says.
+            match epoll::delete(&self.epoll, &reading.fifo.file) {
+                Ok(()) => reading.is_watched = false,
+                Err(error) => tracing::error!(%error, "could not stop watching a FIFO"),
+            }
+        }
     }
 
     /// Lets a FIFO rest whose journal is full, and has room made when it has rested enough.
     fn rest(&mut self, index: u32, now: Instant, has_moved: bool, round: &mut PumpRound) {
-        let block_max = self.block_max;
+        self.unwatch(index);
+        let time = self.time(now);
         let pressure = self
             .reading(index)
             .map(|reading| pressure(&reading.fifo.file));
@@ -328,49 +458,32 @@ impl Worker {
             return;
         };
         let stream = Arc::clone(&reading.fifo.stream);
-        if reading.is_watched {
-            // Deleted, not masked: the end of a FIFO is reported whatever the mask says.
-            match epoll::delete(&self.epoll, &reading.fifo.file) {
-                Ok(()) => reading.is_watched = false,
-                Err(error) => tracing::error!(%error, "could not stop watching a FIFO"),
-            }
-        }
-        let fullness = reading.fullness.get_or_insert(Fullness {
-            moved_at: now,
-            starved_since: None,
-        });
-        if has_moved {
-            fullness.moved_at = now;
-            fullness.starved_since = None;
-        }
+        reading.full_journal.found_full(time, has_moved);
         self.unwatched.insert(index);
         if pressure == Some(Pressure::None) {
             reading.answer_drains();
             return;
         }
-        let patience = reading.patience.get_or_insert_with(|| Patience::new(now));
-        patience.go_on(now);
-        let acked = stream.journal().acked();
-        let goes_on_dropping = reading.dropping_since_acked == Some(acked);
-        let is_stop_late = reading
-            .drain_since
-            .is_some_and(|since| now.duration_since(since.max(fullness.moved_at)) >= STOP_REST_MAX);
-        let must_drop = stream.mode() == Mode::NonBlocking
-            || is_stop_late
-            || goes_on_dropping
-            || now.duration_since(patience.since) >= block_max;
-        if must_drop {
-            reading.dropping_since_acked = Some(acked);
-            let starved_since = *fullness.starved_since.get_or_insert(now);
-            if now.duration_since(starved_since) >= FALL_BACK_AFTER {
-                reading.fifo.appender.fall_back();
-            }
+        let blocked = Blocked {
+            now: time,
+            acked: stream.journal().acked(),
+            may_wait: stream.mode() != Mode::NonBlocking,
+            stopping_since: reading
+                .drain_since
+                .map(|at| at.saturating_duration_since(self.began)),
+        };
+        let action = reading.full_journal.blocked(blocked, self.block_max);
+        if action == Action::FallBack {
+            reading.fifo.appender.fall_back();
+        }
+        if action != Action::Rest {
             self.signals.push_needing_room(&stream);
         }
     }
 
     /// Closes a FIFO that has ended. The engine does not always remove the file.
     fn end(&mut self, index: u32, round: &mut PumpRound) {
+        self.unpace(index);
         let Some(slot) = self.slots.get_mut(index as usize) else {
             return;
         };
@@ -379,6 +492,7 @@ impl Worker {
         };
         slot.generation = slot.generation.wrapping_add(1) & (u32::MAX >> 1);
         self.free.push(index);
+        self.pipes.forget(reading.pipe_bytes);
         let stream = &reading.fifo.stream;
         self.by_number.remove(&stream.number());
         stream.journal().end();
@@ -415,10 +529,9 @@ impl Worker {
     }
 
     fn add(&mut self, fifo: Fifo) {
-        // A larger pipe is a favour that the kernel may refuse.
-        let pipe_bytes = rustix::pipe::fcntl_setpipe_size(&fifo.file, PIPE_BYTES)
-            .or_else(|_| rustix::pipe::fcntl_getpipe_size(&fifo.file))
-            .unwrap_or(64 << 10);
+        // An earlier process may have enlarged it.
+        let pipe_bytes = rustix::pipe::fcntl_getpipe_size(&fifo.file).unwrap_or(PIPE_BYTES);
+        let pipe_bytes = self.pipes.adopt(fifo.file.as_fd(), pipe_bytes);
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             u32::try_from(self.slots.len() - 1).expect("fewer streams than 2^32")
@@ -429,9 +542,9 @@ impl Worker {
                 fifo,
                 pipe_bytes,
                 is_watched: false,
-                fullness: None,
-                patience: None,
-                dropping_since_acked: None,
+                beat: Beat::default(),
+                paced: None,
+                full_journal: FullJournal::default(),
                 drains: Vec::new(),
                 drain_since: None,
             });
@@ -455,7 +568,7 @@ impl Worker {
         }
         for _ in 0..DRAIN_ROUNDS_MAX {
             match self.reading(index) {
-                Some(reading) if !reading.drains.is_empty() && reading.fullness.is_none() => {}
+                Some(reading) if !reading.drains.is_empty() && !reading.full_journal.is_full() => {}
                 _ => return,
             }
             self.read(index, now, round);
@@ -481,30 +594,6 @@ impl Worker {
             self.signals.arrived.notify_one();
             self.signals.sync_wanted.notify_one();
             self.signals.disk_watch_wanted.notify_one();
-        }
-    }
-
-    /// Waits for the pipes to fill, unless a command comes.
-    fn wait(&mut self, round: &PumpRound) {
-        if round.moved_bytes == 0 || round.has_more {
-            return;
-        }
-        if round.is_half_full {
-            self.pace /= 2;
-        } else if !round.is_eighth_full {
-            self.pace *= 2;
-        }
-        let is_busy = round.moved_bytes >= BUSY_ROUND_BYTES;
-        let pace_max = if is_busy {
-            PACE_BUSY_MAX
-        } else {
-            PACE_QUIET_MAX
-        };
-        self.pace = self.pace.clamp(PACE_MIN, pace_max);
-        let mut wake = [PollFd::new(&self.shared.wake, PollFlags::IN)];
-        match poll(&mut wake, Some(&timespec(self.pace))) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => tracing::error!(%error, "poll failed"),
         }
     }
 
@@ -576,7 +665,6 @@ mod tests {
     use crate::disk::{Disk, RealDisk};
     use crate::journal::{self, Bounds, Budget};
     use crate::pump::commands::PumpHandle;
-    use crate::pump::full_journal::{PATIENCE_BYTES, REFILL_MAX};
     use crate::registry::Registry;
     use crate::stream::{NewStream, Stream};
     use crate::table::Retention;
@@ -591,7 +679,8 @@ mod tests {
     impl World {
         async fn new() -> Self {
             let signals = Arc::new(Signals::default());
-            let worker = Worker::new(Arc::clone(&signals), Duration::from_secs(5)).unwrap();
+            let worker =
+                Worker::new(Arc::clone(&signals), Duration::from_secs(5), Duration::ZERO).unwrap();
             let shared = Arc::clone(&worker.shared);
             let budget = Arc::new(Budget::new(u64::MAX));
             let disk: Arc<dyn Disk> = Arc::new(RealDisk);
@@ -657,27 +746,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn patience_lasts_until_enough_has_moved_or_nothing_waits() {
-        let since = Instant::now();
-        let check = |gap: Duration, moved_bytes: usize, goes_on: bool| {
-            let mut patience = Patience::new(since);
-            patience.moved_bytes = moved_bytes;
-            patience.go_on(since + gap);
-            assert_eq!(
-                patience.since == since,
-                goes_on,
-                "{gap:?}, {moved_bytes} bytes"
-            );
-            assert_eq!(patience.waiting_at, since + gap);
-        };
-        let beyond = REFILL_MAX + Duration::from_millis(1);
-        check(REFILL_MAX, 0, true);
-        check(beyond, 0, false);
-        check(UNWATCHED_RETRY, PATIENCE_BYTES - 1, true);
-        check(UNWATCHED_RETRY, PATIENCE_BYTES, false);
-    }
-
     #[tokio::test]
     async fn a_fifo_that_can_t_be_watched_is_read_by_time_until_it_can() {
         let mut world = World::new().await;
@@ -686,6 +754,8 @@ mod tests {
         world.write(b"12345");
         world.turn();
         assert_eq!(world.held_bytes(), 5);
+        // So late that it is no line that follows another at once.
+        tokio::time::sleep(Duration::from_millis(2)).await;
         world.write(b"6789");
         let mut drained = {
             let shared = Arc::clone(&world.worker.shared);
@@ -697,6 +767,7 @@ mod tests {
         world.accept();
         world.turn();
         assert!(world.worker.unwatched.is_empty());
+        tokio::time::sleep(Duration::from_millis(2)).await;
         world.write(b"0");
         world.turn();
         assert_eq!(world.held_bytes(), 10);

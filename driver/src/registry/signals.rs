@@ -2,7 +2,12 @@
 
 use crate::stream::Stream;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// How long bytes may wait in a pipe while there is no shipper.
+const HOLD_WITHOUT_SHIPPER: Duration = Duration::from_millis(250);
 
 /// Who has something to do.
 #[derive(Debug, Default)]
@@ -15,11 +20,36 @@ pub(crate) struct Signals {
     pub(crate) disk_watch_wanted: Notify,
     /// A journal needs room: for upkeep.
     pub(crate) room_wanted: Notify,
+    /// Up to when all that was written has been read; `None`: until now.
+    last_read: Mutex<Option<Instant>>,
+    /// How long bytes of a stream that no shipper has opened may wait in the pipe.
+    unopened_hold: Mutex<Option<Duration>>,
     ready: Mutex<Vec<Arc<Stream>>>,
     needing_room: Mutex<Vec<Arc<Stream>>>,
 }
 
 impl Signals {
+    /// Says up to when all that was written to the FIFOs has been read; `None`: it is read as it comes.
+    pub(crate) fn set_last_read(&self, at: Option<Instant>) {
+        *lock(&self.last_read) = at;
+    }
+
+    /// Returns up to when all that was written to the FIFOs has been read, and stands among the streams
+    /// that have something to send; at most `now`.
+    pub(crate) fn last_read(&self, now: Instant) -> Instant {
+        lock(&self.last_read).map_or(now, |at| at.min(now))
+    }
+
+    /// Says how long bytes of streams that no shipper has opened may wait; `None`: there is no call.
+    pub(crate) fn set_unopened_hold(&self, hold: Option<Duration>) {
+        *lock(&self.unopened_hold) = hold;
+    }
+
+    /// Returns how long bytes of a stream that no shipper has opened may wait.
+    pub(crate) fn unopened_hold(&self) -> Duration {
+        lock(&self.unopened_hold).unwrap_or(HOLD_WITHOUT_SHIPPER)
+    }
+
     /// Says that a stream has something to send. It stands in the list once.
     pub(crate) fn push_ready(&self, stream: &Arc<Stream>) {
         if stream.set_ready() {

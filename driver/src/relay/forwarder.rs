@@ -170,6 +170,7 @@ impl Forwarder {
             let now = Instant::now();
             gatherer.apply(&mut responses, now);
             gatherer.reset(now);
+            gatherer.detach();
             gatherer
         };
         let gatherer = blocking(reset).await.unwrap_or_else(new);

@@ -32,7 +32,9 @@ use crate::registry::{Registry, Signals};
 use crate::stream::Stream;
 use bytes::BytesMut;
 use proto::limits::{CHUNK_BYTES_MAX, STREAMS_PER_CALL_MAX};
-use proto::relay::{Ack, Event, HostReport, ShipRequest, ShipResponse, event::Kind};
+use proto::relay::{
+    Ack, Event, HostReport, Opened, ShipRequest, ShipResponse, Window, event::Kind,
+};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +48,9 @@ const READ_ATTEMPTS_MAX: u32 = 3;
 
 /// Delay before a failed read is tried again.
 const READ_RETRY: Duration = Duration::from_secs(1);
+
+/// How long bytes may wait in the pipe if the shipper does not say, in milliseconds.
+const HOLD_MS_DEFAULT: u32 = 5;
 
 static SAVE_FAILED: Throttle = Throttle::new();
 
@@ -62,6 +67,8 @@ pub(crate) struct GatherOutput {
     pub(crate) has_more: bool,
     /// A stream that waited for credit has it.
     pub(crate) has_credit: bool,
+    /// A stream waits for credit.
+    pub(crate) wants_credit: bool,
     /// When to gather again although nothing happens.
     pub(crate) wake_at: Option<Instant>,
     /// The host's counters, if they were asked for, and the number up to which they tell of streams
@@ -132,10 +139,18 @@ impl Gatherer {
         self.queue.clear();
         self.surplus.clear();
         self.retries.clear();
+        self.signals
+            .set_unopened_hold(Some(Duration::from_millis(HOLD_MS_DEFAULT.into())));
         for stream in self.registry.streams() {
+            stream.set_hold(None);
             stream.journal().rewind();
             self.enqueue_stream(&stream);
         }
+    }
+
+    /// Learns that there is no call: bytes may gather in the pipes.
+    pub(crate) fn detach(&self) {
+        self.signals.set_unopened_hold(None);
     }
 
     /// Returns whether anything sent is not acknowledged.
@@ -156,19 +171,20 @@ impl Gatherer {
         let mut output = GatherOutput::default();
         for response in responses.drain(..) {
             for opened in response.opened {
-                self.opened(opened.stream, opened.window_bytes, &mut output);
+                self.opened(&opened, &mut output);
             }
             for ack in response.acks {
                 self.acked(&ack, &mut output);
             }
             for window in response.windows {
-                self.resized(window.stream, window.bytes, &mut output);
+                self.resized(&window, &mut output);
             }
             for refused in response.refused {
                 self.refused(refused.stream, refused.reason);
             }
         }
         output.wake_at = self.retries.iter().map(|&(at, _)| at).min();
+        output.wants_credit = self.streams.values().any(|call| call.wants_credit);
         output
     }
 
@@ -219,6 +235,8 @@ impl Gatherer {
     /// Blocks on the disk.
     pub(crate) fn gather(&mut self, now: Instant, tells_time: bool, output: &mut GatherOutput) {
         self.now = now;
+        // What was read by then is among what follows.
+        let last_read = self.signals.last_read(now);
         self.enqueue_ready();
         self.asked = now;
         let mut draft = Draft::default();
@@ -231,6 +249,7 @@ impl Gatherer {
         }
         output.has_more = !self.queue.is_empty();
         output.wake_at = self.retries.iter().map(|&(at, _)| at).min();
+        output.wants_credit = self.streams.values().any(|call| call.wants_credit);
         let frames = self.buffers.put(buffer);
         for (index, range) in draft.chunks {
             if let Some(Event {
@@ -241,7 +260,8 @@ impl Gatherer {
             }
         }
         if tells_time || !draft.events.is_empty() {
-            let served_at = self.queue.front().map_or(now, |&(since, _)| since);
+            let waits_since = self.queue.front().map_or(now, |&(since, _)| since);
+            let served_at = waits_since.min(last_read);
             output.request = Some(ShipRequest {
                 events: draft.events,
                 gathered_ms: Some(self.call_ms(now)),
@@ -378,7 +398,8 @@ impl Gatherer {
         }
     }
 
-    fn opened(&mut self, number: u32, window_bytes: u64, output: &mut GatherOutput) {
+    fn opened(&mut self, opened: &Opened, output: &mut GatherOutput) {
+        let (number, window_bytes) = (opened.stream, opened.window_bytes);
         let Some(call) = self.streams.get_mut(&number) else {
             return;
         };
@@ -390,6 +411,8 @@ impl Gatherer {
             }
         }
         call.phase = Phase::Open { window_bytes };
+        call.stream
+            .set_hold(Some(opened.hold_ms.unwrap_or(HOLD_MS_DEFAULT)));
         call.says_more = false;
         call.backoff.reset();
         call.refusal = None;
@@ -446,12 +469,16 @@ impl Gatherer {
         self.retire_if_done(ack.stream);
     }
 
-    fn resized(&mut self, number: u32, bytes: u64, output: &mut GatherOutput) {
+    fn resized(&mut self, window: &Window, output: &mut GatherOutput) {
+        let (number, bytes) = (window.stream, window.bytes);
         let Some(call) = self.streams.get_mut(&number) else {
             return;
         };
         if let Phase::Open { window_bytes } = &mut call.phase {
             *window_bytes = bytes;
+            if window.hold_ms.is_some() {
+                call.stream.set_hold(window.hold_ms);
+            }
             if std::mem::take(&mut call.wants_credit) {
                 output.has_credit = true;
                 self.enqueue(number);

@@ -27,6 +27,9 @@ use tonic::{Response, Status, Streaming};
 /// Time that small amounts are gathered for.
 const TICK: Duration = Duration::from_millis(10);
 
+/// How long acknowledgements wait for a pass that gathers, unless somebody waits for them.
+const ACK_WAIT_MAX: Duration = Duration::from_millis(50);
+
 /// Responses that are held while a pass is under way; beyond it the call is not read. Together they
 /// are at most as many times [`RESPONSE_BYTES_MAX`] on the wire, and twice that in memory.
 const RESPONSES_HELD_MAX: usize = 16;
@@ -136,6 +139,10 @@ pub(super) struct Session {
     call: Call,
     reports: Reports,
     pub(super) responses: Vec<ShipResponse>,
+    /// When the responses are applied at the latest.
+    apply_at: Option<Instant>,
+    /// A stream waits for credit, which an acknowledgement may give.
+    wants_credit: bool,
     /// A request that the call has not taken yet.
     outbox: Option<ShipRequest>,
     /// When the next pass gathers; `None` with nothing to gather.
@@ -175,6 +182,8 @@ impl Session {
             })),
             reports: Reports::new(client.clone()),
             responses: Vec::new(),
+            apply_at: None,
+            wants_credit: false,
             outbox: None,
             gather_at: Some(now),
             gathered_at: None,
@@ -211,8 +220,9 @@ impl Session {
                     match response {
                         Ok(Some(response)) => {
                             self.was_useful |= !response.opened.is_empty();
-                            self.unanswered.heard(&response, Instant::now());
-                            self.responses.push(response);
+                            let heard_at = Instant::now();
+                            self.unanswered.heard(&response, heard_at);
+                            self.hold_response(response, heard_at);
                         }
                         Ok(None) => return SessionEnd::Ended,
                         Err(status) => return SessionEnd::Failed(status),
@@ -252,6 +262,19 @@ impl Session {
         }
     }
 
+    /// Keeps a response until it is applied: with the next pass that gathers, soon if it only
+    /// acknowledges, at once if something may be sent because of it.
+    fn hold_response(&mut self, response: ShipResponse, now: Instant) {
+        let is_ack = response.opened.is_empty()
+            && response.windows.is_empty()
+            && response.refused.is_empty()
+            && !response.acks.iter().any(|ack| ack.is_last);
+        let may_wait = is_ack && !self.wants_credit && self.finish_by.is_none();
+        let at = if may_wait { now + ACK_WAIT_MAX } else { now };
+        self.apply_at = Some(self.apply_at.map_or(at, |earlier| earlier.min(at)));
+        self.responses.push(response);
+    }
+
     /// Starts what is due. Returns why the session ends, if it does.
     fn step(&mut self, now: Instant) -> Option<SessionEnd> {
         if self.finish_by.is_some_and(|by| by <= now) {
@@ -268,10 +291,13 @@ impl Session {
         let is_quiet = self.idle_notice.due().is_some_and(|at| at <= now);
         let tells_time = self.may_gather() && (reports || is_quiet);
         let gathers = tells_time || self.may_gather() && self.gather_at.is_some_and(|at| at <= now);
+        let is_full = self.responses.len() >= RESPONSES_HELD_MAX;
+        let is_stopping = self.finish_by.is_some() && !self.responses.is_empty();
+        let applies = is_full || is_stopping || self.apply_at.is_some_and(|at| at <= now);
         let Pass::Idle(idle) = &mut self.pass else {
             return None;
         };
-        if !gathers && !reports && self.responses.is_empty() && self.confirmed_below.is_none() {
+        if !gathers && !reports && !applies && self.confirmed_below.is_none() {
             let is_settled = idle
                 .as_ref()
                 .is_none_or(|gatherer| !gatherer.has_in_flight());
@@ -288,6 +314,7 @@ impl Session {
         if reports {
             self.report_at = now + REPORT_INTERVAL;
         }
+        self.apply_at = None;
         let mut responses = std::mem::take(&mut self.responses);
         let first_unconfirmed = self.first_unconfirmed;
         let confirmed_below = self.confirmed_below.take();
@@ -329,6 +356,7 @@ impl Session {
             quiet_at,
             report_at,
             silent_at,
+            self.apply_at,
             self.wake_at,
             self.finish_by,
         ];
@@ -345,6 +373,7 @@ impl Session {
             self.gather_at = Some(Instant::now());
         }
         self.wake_at = output.wake_at;
+        self.wants_credit = output.wants_credit;
         if let Some((report, first_new)) = output.report
             && self.reports.send(report, first_new)
         {

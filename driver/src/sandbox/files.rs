@@ -44,6 +44,9 @@ const RESOLVER_FILES: [&str; 5] = [
     "/etc/gai.conf",
 ];
 
+/// How many pipe pages the processes of a user may have: what the pump enlarges pipes by.
+const PIPE_LIMIT_FILE: &str = "/proc/sys/fs/pipe-user-pages-soft";
+
 /// Port of name servers, for answers that are too long for UDP.
 const DNS_PORT: u16 = 53;
 
@@ -125,6 +128,7 @@ fn readable(config: &Config) -> Vec<PathBuf> {
         .chain(&config.shipper_ca_file)
         .chain(&config.shipper_token_file);
     let mut readable: Vec<_> = files.flat_map(|file| folders_of(file)).collect();
+    readable.push(PathBuf::from(PIPE_LIMIT_FILE));
     if dials_tcp(config) {
         readable.extend(RESOLVER_FILES.map(PathBuf::from));
     }

@@ -1,5 +1,6 @@
-//! Brings journals to stable storage by age. A round comes twice within the age at which bytes must be
-//! synced: it syncs what the round before has seen, so that no byte grows older than that.
+//! Brings journals to stable storage by age. A round syncs what the round before has seen, so that no
+//! byte is older than two rounds; with the time that it may have waited in the pipe before, that is
+//! within `JOURNAL_SYNC_MS` (`Config::journal_sync_interval`).
 
 use crate::logging::Throttle;
 use crate::registry::Registry;

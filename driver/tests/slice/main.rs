@@ -11,6 +11,7 @@ mod disk_faults;
 mod fake;
 mod faulty;
 mod lives;
+mod pace;
 
 use driver::{Config, Disk, RawConfig, RealDisk, RunError, TableError};
 use fake::{
@@ -1677,8 +1678,10 @@ async fn sigkill_under_load_loses_and_invents_nothing() {
         shipper.wait("the new process ships", is_at_work).await;
         container.write_lines(2_000).await;
         process.kill().await.unwrap();
-        container.write_lines(200 * kill as u64).await;
-        process = host.spawn();
+        // The pipe may be full: what does not fit waits for the next process.
+        let lines = container.write_lines(200 * kill as u64);
+        let spawned = async { host.spawn() };
+        ((), process) = tokio::join!(lines, spawned);
     }
     container.write_lines(100).await;
     assert!(host.stop(&container).await < Duration::from_secs(1));
