@@ -13,8 +13,8 @@ pub(crate) const STREAM: u64 = 4;
 /// What a running container whose journal is in memory takes: nothing of that can be closed.
 pub(crate) const MEMORY_STREAM: u64 = 20;
 
-/// What a container takes that is over, and not shipped yet: its state file.
-pub(crate) const ENDED_STREAM: u64 = 1;
+/// What a container takes that is over, and not shipped yet: its files are opened when they are needed.
+pub(crate) const ENDED_STREAM: u64 = 0;
 
 /// What the process itself takes: the runtime, the pump, the shipper's connection, and files that
 /// are open for a moment. Measured: 15 at rest.

@@ -52,9 +52,10 @@ use tokio::time::{Instant, timeout_at};
 use upkeep::Upkeep;
 
 /// Blocking threads that the driver uses at once: for starts, and one each for a recovery, room in
-/// full journals, the watch over free disk, a sync, a pass of the forwarder, its files, and the last
-/// sync. A runtime with fewer lets one wait for another, and all of them for the slowest disk.
-pub const DISK_THREADS_MAX: usize = engine::STARTS_MAX + 7;
+/// full journals, the watch over free disk, a sync, streams that are over, a pass of the forwarder, its
+/// files, and the last sync. A runtime with fewer lets one wait for another, and all of them for the
+/// slowest disk.
+pub const DISK_THREADS_MAX: usize = engine::STARTS_MAX + 8;
 
 /// Time of a stop by which what is in flight is acknowledged, or sent again by the next process.
 const FINISHED_BY: Duration = Duration::from_millis(2250);

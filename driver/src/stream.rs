@@ -28,6 +28,7 @@ pub(crate) struct Stream {
     is_ready: AtomicBool,
     /// Milliseconds that its bytes may wait in the pipe; [`HOLD_UNSAID`] while no shipper has opened it.
     hold_ms: AtomicU32,
+    is_given_up: AtomicBool,
 }
 
 const HOLD_UNSAID: u32 = u32::MAX;
@@ -68,6 +69,7 @@ impl Stream {
             unrecorded: Mutex::default(),
             is_ready: AtomicBool::new(false),
             hold_ms: AtomicU32::new(HOLD_UNSAID),
+            is_given_up: AtomicBool::new(false),
         }
     }
 
@@ -136,6 +138,37 @@ impl Stream {
             true => descriptors::ENDED_STREAM,
             false => descriptors::STREAM,
         }
+    }
+
+    /// Returns whether it is over and no shipper needs to know: nothing was ever received, nor was one told
+    /// otherwise.
+    pub(crate) fn is_over_untold(&self) -> bool {
+        self.journal.is_complete() && !self.is_adopted && self.journal.totals().received == 0
+    }
+
+    /// Returns whether a shipper is to open it: there are entries to ship, or its last counters to tell.
+    pub(crate) fn has_to_open(&self) -> bool {
+        self.journal.unacked_bytes() > 0 || self.journal.has_ended() && !self.is_over_untold()
+    }
+
+    /// Has the relay leave it alone from now on.
+    pub(crate) fn give_up(&self) {
+        self.is_given_up.store(true, Ordering::Release);
+    }
+
+    /// Returns whether the relay is to leave it alone.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.is_given_up.load(Ordering::Acquire)
+    }
+
+    /// Returns what a stream's end tells: its counters, of which those that the present call settles are as
+    /// they were when it was opened.
+    pub(crate) fn last_counters(&self, opened_with: &Totals) -> StreamReport {
+        let mut totals = self.journal.totals();
+        totals.settled.delivered = opened_with.settled.delivered;
+        totals.settled.filtered = opened_with.settled.filtered;
+        totals.settled.dead_lettered = opened_with.settled.dead_lettered;
+        report(&self.open, &totals)
     }
 
     /// Returns its counters.

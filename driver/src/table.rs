@@ -18,7 +18,6 @@ pub(crate) use names::{
     new_journal_id,
 };
 pub(crate) use record::{
-    META_VERSION, Meta, RecordError, end_record, read_record, remove_folder, remove_segments,
-    write_record,
+    META_VERSION, Meta, RecordError, read_record, remove_folder, write_record,
 };
 pub(crate) use retention::{FoundFile, Owner, Retention, find};

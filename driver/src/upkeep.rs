@@ -10,7 +10,7 @@ mod sync;
 
 use crate::blocking::blocking;
 use crate::config::Config;
-use crate::registry::{Shared, Signals};
+use crate::registry::{Registry, Shared, Signals};
 use free_disk::FreeDisk;
 use room::Room;
 use std::sync::Arc;
@@ -20,11 +20,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 /// How often free disk is looked at while journals grow.
 const DISK_WATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// Pause between two looks at the streams that are over.
+const RETIRE_PAUSE: Duration = Duration::from_millis(100);
 
 /// The upkeep of all journals.
 #[derive(Debug, Clone)]
 pub(crate) struct Upkeep {
     signals: Arc<Signals>,
+    registry: Arc<Registry>,
     room: Room,
     free_disk: FreeDisk,
     sync: Sync,
@@ -51,6 +54,7 @@ impl Upkeep {
         };
         Self {
             signals: Arc::clone(&signals),
+            registry: Arc::clone(&registry),
             sync: Sync {
                 registry: Arc::clone(&registry),
             },
@@ -70,7 +74,8 @@ impl Upkeep {
         tokio::join!(
             self.make_room_always(),
             self.watch_disk_always(),
-            self.sync_always()
+            self.sync_always(),
+            self.retire_ended_always()
         );
     }
 
@@ -96,6 +101,17 @@ impl Upkeep {
                 self.signals.disk_watch_wanted.notified().await;
             }
             sleep(DISK_WATCH_INTERVAL).await;
+        }
+    }
+
+    /// Streams that are over need no shipper to be small.
+    async fn retire_ended_always(&self) {
+        loop {
+            self.signals.ended.notified().await;
+            let registry = Arc::clone(&self.registry);
+            blocking(move || registry.retire_ended()).await;
+            // Many containers may end at once.
+            sleep(RETIRE_PAUSE).await;
         }
     }
 

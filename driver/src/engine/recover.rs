@@ -4,16 +4,14 @@ use super::containers::{Containers, lock};
 use super::error::StartError;
 use super::request::Start;
 use crate::descriptors;
-use crate::disk::Disk;
-use crate::journal::{Folder, Saved, Totals, read_state, segment_start};
+use crate::journal::segment_start;
 use crate::pump::{FifoError, open_fifo};
 use crate::registry::{LeftoverFolder, owner};
-use crate::stream::{Stream, report};
+use crate::stream::Stream;
 use crate::table::{
     ENDED_FILE_NAME, FoundFile, META_FILE_NAME, files, find, new_journal_id, read_record,
     remove_folder, set_aside,
 };
-use proto::relay::{self, StreamReport};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,9 +35,8 @@ impl Containers {
         lock(&self.pinned_fifos).clear();
         self.recover_folders(&over, &mut found);
         self.shared.retention.recover(found.kept);
-        for (report, leftover) in found.finished {
-            self.shared.registry.note_finished(report, Some(leftover));
-        }
+        self.shared.registry.release(found.finished);
+        self.shared.signals.ended.notify_one();
     }
 
     /// Takes on the streams of some folders; returns how many are not over. A damaged folder stops
@@ -110,14 +107,12 @@ impl Containers {
         found.kept.extend(find(&owner));
         let adopted = match is_live {
             true => self.recover_stream(folder, start)?,
-            false => Outcome::Finished(final_report(&self.shared.disk, folder, &start.open)),
+            false => Outcome::Finished,
         };
-        let Outcome::Finished(report) = adopted else {
+        if matches!(adopted, Outcome::GoesOn(_)) {
             return Ok(true);
-        };
-        found
-            .finished
-            .push((report, LeftoverFolder { owner, keep_file }));
+        }
+        found.finished.push(LeftoverFolder { owner, keep_file });
         Ok(false)
     }
 
@@ -137,7 +132,7 @@ impl Containers {
         match (&adopted, &*known) {
             (_, Some(_)) => {}
             (Ok(Outcome::GoesOn(stream)), None) => *known = Some(Arc::clone(stream)),
-            (Ok(Outcome::Finished(_)) | Err(_), None) => {
+            (Ok(Outcome::Finished) | Err(_), None) => {
                 self.shared.registry.remove_slot(&file);
             }
         }
@@ -156,7 +151,7 @@ impl Containers {
         let mut kept_folder = Some(folder.to_path_buf());
         if start.options.no_file {
             if fifo.is_none() {
-                return Ok(Outcome::Finished(None));
+                return Ok(Outcome::Finished);
             }
             // What was in memory is gone: the offsets begin again, so the journal is another one.
             start.open.journal_id = new_journal_id();
@@ -184,10 +179,6 @@ impl Containers {
                 "the disk has lost parts of a journal"
             );
         }
-        if fifo.is_none() && recovered.journal.unacked_bytes() == 0 {
-            let totals = recovered.journal.totals();
-            return Ok(Outcome::Finished(Some(report(&start.open, &totals))));
-        }
         let stream = self.insert(start, kept_folder, recovered, fifo);
         Ok(Outcome::GoesOn(stream))
     }
@@ -197,29 +188,13 @@ impl Containers {
 enum Outcome {
     /// There is something left to do for it.
     GoesOn(Arc<Stream>),
-    /// There is not; its last counters.
-    Finished(Option<StreamReport>),
+    /// There is not.
+    Finished,
 }
 
 /// What recovery finds of streams that are over.
 #[derive(Default)]
 struct Found {
     kept: Vec<FoundFile>,
-    /// What there is to tell of each, and what it has left.
-    finished: Vec<(Option<StreamReport>, LeftoverFolder)>,
-}
-
-/// Returns the last counters of a stream that is over, as its state file has them. Without one, as a
-/// loss of power may leave it, nothing was received: a shipper may have been told otherwise.
-fn final_report(disk: &Arc<dyn Disk>, folder: &Path, open: &relay::Open) -> Option<StreamReport> {
-    // One that can't be read is said where it matters; here it only has nothing to tell.
-    let medium = Folder::new(Arc::clone(disk), folder.to_path_buf());
-    let saved = read_state(&medium).ok()?;
-    let saved = saved.map_or_else(Saved::default, |(_, saved)| saved);
-    let totals = Totals {
-        received: saved.settled.total(),
-        settled: saved.settled,
-        buffered_bytes: 0,
-    };
-    Some(report(open, &totals))
+    finished: Vec<LeftoverFolder>,
 }

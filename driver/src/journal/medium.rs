@@ -1,12 +1,13 @@
 //! Where a journal's bytes live: a folder on disk, or anonymous memory for `no-file=true`.
 
+use super::shared::lock;
 use crate::disk::{Disk, RealDisk};
 use rustix::fs::{MemfdFlags, OFlags};
 use rustix::io::Errno;
 use std::fmt::{self, Debug};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 
 /// Name of the state file in a journal's folder.
 pub(crate) const STATE_FILE_NAME: &str = "state";
@@ -32,6 +33,9 @@ pub(crate) trait Medium: Debug + Send + Sync {
 
     /// Overwrites bytes of the state file at `at`.
     fn save_state(&self, slot: &[u8], at: u64) -> Result<(), Errno>;
+
+    /// Keeps no file open from now on but for the moment: nothing more is appended.
+    fn rest(&self) {}
 
     /// Waits until the state file, and which segments exist, are on stable storage.
     fn sync_folder(&self) -> Result<(), Errno>;
@@ -70,11 +74,19 @@ pub(crate) fn segment_start(file_name: &str) -> Option<u64> {
 /// start and size. On an error the file is removed.
 pub(crate) type Retain = Box<dyn Fn(u64, u64) -> Result<(), Errno> + Send + Sync>;
 
+/// The state file.
+#[derive(Default)]
+struct State {
+    file: Option<Arc<OwnedFd>>,
+    /// It is opened for each use.
+    is_resting: bool,
+}
+
 /// Segments and state file in a folder.
 pub(crate) struct Folder {
     disk: Arc<dyn Disk>,
     path: PathBuf,
-    state: OnceLock<OwnedFd>,
+    state: Mutex<State>,
     /// What becomes of acknowledged segments, if they are not removed at once.
     retain: Option<Retain>,
 }
@@ -94,7 +106,7 @@ impl Folder {
         Self {
             disk,
             path,
-            state: OnceLock::new(),
+            state: Mutex::default(),
             retain: None,
         }
     }
@@ -118,13 +130,18 @@ impl Folder {
     }
 
     /// Opens the state file at its first use: a container that writes nothing never has one.
-    fn state(&self) -> Result<&OwnedFd, Errno> {
-        if self.state.get().is_none() {
-            let path = self.path.join(STATE_FILE_NAME);
-            let file = self.disk.open(&path, OFlags::RDWR | OFlags::CREATE)?;
-            return Ok(self.state.get_or_init(|| file));
+    fn state(&self) -> Result<Arc<OwnedFd>, Errno> {
+        let mut state = lock(&self.state);
+        if let Some(file) = &state.file {
+            return Ok(Arc::clone(file));
         }
-        self.state.get().ok_or(Errno::BADF)
+        let path = self.path.join(STATE_FILE_NAME);
+        let file = self.disk.open(&path, OFlags::RDWR | OFlags::CREATE)?;
+        let file = Arc::new(file);
+        if !state.is_resting {
+            state.file = Some(Arc::clone(&file));
+        }
+        Ok(file)
     }
 }
 
@@ -161,10 +178,18 @@ impl Medium for Folder {
     }
 
     fn sync_folder(&self) -> Result<(), Errno> {
-        if let Some(state) = self.state.get() {
-            self.disk.sync(state.as_fd())?;
+        let has_state = || self.path.join(STATE_FILE_NAME).exists();
+        let is_open = lock(&self.state).file.is_some();
+        if is_open || has_state() {
+            self.disk.sync(self.state()?.as_fd())?;
         }
         self.disk.sync_folder(&self.path)
+    }
+
+    fn rest(&self) {
+        let mut state = lock(&self.state);
+        state.is_resting = true;
+        state.file = None;
     }
 
     fn is_memory(&self) -> bool {

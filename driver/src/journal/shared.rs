@@ -130,6 +130,7 @@ impl Journal {
         for segment in &*lock(&self.segments) {
             self.close(segment);
         }
+        self.medium.rest();
     }
 
     /// Returns whether the FIFO has come to its end.

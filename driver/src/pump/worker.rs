@@ -496,6 +496,7 @@ impl Worker {
         let stream = &reading.fifo.stream;
         self.by_number.remove(&stream.number());
         stream.journal().end();
+        self.signals.ended.notify_one();
         match rustix::fs::unlink(stream.file()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => {

@@ -24,6 +24,8 @@ pub(crate) struct Signals {
     last_read: Mutex<Option<Instant>>,
     /// How long bytes of a stream that no shipper has opened may wait in the pipe.
     unopened_hold: Mutex<Option<Duration>>,
+    /// A FIFO has come to its end: for upkeep.
+    pub(crate) ended: Notify,
     ready: Mutex<Vec<Arc<Stream>>>,
     needing_room: Mutex<Vec<Arc<Stream>>>,
 }

@@ -1,9 +1,10 @@
 //! All streams of this process, by number and by FIFO.
 
-use super::finished::{FinalReports, FinishedStream, LeftoverFolder};
 use crate::disk::Disk;
+use crate::logging::Throttle;
 use crate::stream::{NewStream, Stream};
-use crate::table::{self, Owner, Retention, end_record, remove_folder, remove_segments};
+use crate::table::{self, Owner, Retention, remove_folder};
+use proto::limits::CHUNK_BYTES_MAX;
 use proto::relay::StreamReport;
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
@@ -13,6 +14,18 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// Ids of stopped containers that are remembered, so that their restart is not taken for their
 /// first start.
 const RECENT_IDS_MAX: usize = 4096;
+
+/// Streams that are over and wait for a shipper, each with a folder and a few KiB of memory. Beyond that the
+/// oldest are given up.
+const ENDED_STREAMS_MAX: usize = 4096;
+
+/// Streams that were given up whose last counters are told.
+const GIVEN_UP_MAX: usize = 1024;
+
+/// Why their entries are dropped.
+const TOO_MANY_STREAMS: &str = "too_many_streams";
+
+static GIVEN_UP: Throttle = Throttle::new();
 
 /// All streams of the host.
 #[derive(Debug)]
@@ -32,7 +45,17 @@ struct Streams {
     by_number: HashMap<u32, Arc<Stream>>,
     by_file: HashMap<String, FileSlot>,
     recent_ids: VecDeque<String>,
-    final_reports: FinalReports,
+    /// The last counters of streams that were given up, newest first.
+    given_up: Vec<StreamReport>,
+}
+
+/// The folder of a finished stream.
+#[derive(Debug)]
+pub(crate) struct LeftoverFolder {
+    /// Whose, and where.
+    pub(crate) owner: Owner,
+    /// Whether its segments are kept for inspection.
+    pub(crate) keep_file: bool,
 }
 
 impl Registry {
@@ -81,9 +104,12 @@ impl Registry {
         lock(&self.streams).by_number.values().cloned().collect()
     }
 
-    /// Forgets a stream of which everything is acknowledged. Blocks.
+    /// Forgets a stream that is over. Blocks.
     pub(crate) fn retire(&self, stream: &Stream) {
-        let report = stream.report();
+        self.remove(stream, stream.keep_file);
+    }
+
+    fn remove(&self, stream: &Stream, keep_file: bool) {
         let file = stream.file().to_string_lossy();
         let slot = self.slot_of(&file);
         let other = lock(&slot)
@@ -97,15 +123,14 @@ impl Registry {
             }
             streams.remember(stream.container_id());
         }
-        let report = Some(report).filter(|report| stream.is_adopted || report.received_entries > 0);
         // Under the lock, so that it is not put on record behind its own back.
         let mut unrecorded = lock(&stream.unrecorded);
         *unrecorded = None;
         let leftover = stream.folder.as_deref().map(|folder| LeftoverFolder {
             owner: owner(folder, stream.container_id()),
-            keep_file: stream.keep_file,
+            keep_file,
         });
-        self.note_finished(report, leftover);
+        self.release(leftover);
         tracing::debug!(
             container = stream.container_id(),
             stream = stream.number(),
@@ -113,45 +138,12 @@ impl Registry {
         );
     }
 
-    /// Notes that a stream has finished. Its segments are kept or go; the rest of its folder, which has
-    /// the counters, stands until a shipper has noted those. With nothing to tell it goes at once.
+    /// Leaves the segments of finished streams to whoever looks into them, or removes their folders.
     /// Blocks.
-    pub(crate) fn note_finished(
-        &self,
-        report: Option<StreamReport>,
-        leftover: Option<LeftoverFolder>,
-    ) {
-        if let Some(leftover) = &leftover {
-            if self.is_retained(leftover) {
-                self.retention.retain_leftovers(&leftover.owner);
-            } else if report.is_some() {
-                remove_segments(&*self.disk, &leftover.owner.folder);
-            }
-            // The next process is to tell of it, and nothing else. Most of those that an earlier
-            // process left say so already.
-            if report.is_some() {
-                end_record(&*self.disk, &leftover.owner.folder).ok();
-            }
-        }
-        let released = match report {
-            Some(report) => lock(&self.streams)
-                .final_reports
-                .push(FinishedStream { report, leftover }),
-            None => leftover,
-        };
-        self.release(released);
-    }
-
-    /// Learns that a shipper has noted the last counters of all streams below a number. Blocks.
-    pub(crate) fn reports_confirmed_below(&self, number: u64) {
-        let released = lock(&self.streams).final_reports.confirmed_below(number);
-        self.release(released);
-    }
-
-    /// Leaves folders of finished streams to whoever looks into them, or removes them.
-    fn release(&self, leftovers: impl IntoIterator<Item = LeftoverFolder>) {
+    pub(crate) fn release(&self, leftovers: impl IntoIterator<Item = LeftoverFolder>) {
         for leftover in leftovers {
             if self.is_retained(&leftover) {
+                self.retention.retain_leftovers(&leftover.owner);
                 self.retention.release(&leftover.owner.folder);
             } else {
                 remove_folder(&*self.disk, &leftover.owner.folder);
@@ -159,17 +151,61 @@ impl Registry {
         }
     }
 
+    /// Lets streams go that are over and have nothing to tell, and gives the oldest up that wait for a
+    /// shipper beyond [`ENDED_STREAMS_MAX`]. Blocks.
+    pub(crate) fn retire_ended(&self) {
+        let mut waiting = Vec::new();
+        for stream in self.streams() {
+            if stream.is_over_untold() {
+                self.retire(&stream);
+            } else if stream.journal().has_ended() {
+                waiting.push(stream);
+            }
+        }
+        waiting.sort_by_key(|stream| stream.number());
+        let surplus = waiting.len().saturating_sub(ENDED_STREAMS_MAX);
+        for stream in waiting.iter().take(surplus) {
+            self.give_up(stream);
+        }
+    }
+
+    /// Drops all that a stream holds, with its folder. Its last counters go into the next reports.
+    fn give_up(&self, stream: &Stream) {
+        stream.give_up();
+        let mut buffer = vec![0; CHUNK_BYTES_MAX];
+        while stream.journal().count_ahead(&mut buffer) > 0 {}
+        let totals = stream.journal().totals();
+        let dropped = totals.received.saturating_sub(totals.settled.total());
+        let mut report = stream.report();
+        report.buffered_bytes = 0;
+        report
+            .dropped_entries
+            .insert(TOO_MANY_STREAMS.to_owned(), dropped);
+        self.remove(stream, false);
+        let mut streams = lock(&self.streams);
+        streams.given_up.truncate(GIVEN_UP_MAX - 1);
+        streams.given_up.insert(0, report);
+        drop(streams);
+        if let Some(suppressed_count) = GIVEN_UP.pass() {
+            tracing::error!(
+                suppressed_count,
+                container = stream.container_id(),
+                dropped,
+                "more than {ENDED_STREAMS_MAX} containers are gone that wait for a shipper: the entries of \
+                 the oldest are dropped, and counted"
+            );
+        }
+    }
+
     fn is_retained(&self, leftover: &LeftoverFolder) -> bool {
         leftover.keep_file && self.retention.is_enabled()
     }
 
-    /// Returns the counters of all streams, and the last ones of those that have finished, from a number
-    /// on. Returns the number from which on they are new, too.
-    pub(crate) fn reports(&self, first_unconfirmed: u64) -> (Vec<StreamReport>, u64) {
-        // First those that have finished: one that ends meanwhile is told of now or the next time.
-        let (mut reports, first_new) = lock(&self.streams).final_reports.since(first_unconfirmed);
+    /// Returns the counters of all streams, and the last ones of those that were given up.
+    pub(crate) fn reports(&self) -> Vec<StreamReport> {
+        let mut reports = lock(&self.streams).given_up.clone();
         reports.extend(self.streams().iter().map(|stream| stream.report()));
-        (reports, first_new)
+        reports
     }
 
     pub(crate) fn stream_of(&self, file: &str) -> Option<Arc<Stream>> {

@@ -1,7 +1,7 @@
 //! A stream's part in a call.
 
 use super::draft::{Draft, hole_event};
-use crate::journal::Next;
+use crate::journal::{Next, Totals};
 use crate::stream::Stream;
 use bytes::Bytes;
 use proto::backoff::Backoff;
@@ -30,6 +30,8 @@ pub(super) struct CallStream {
     pub(super) read_failure_count: u32,
     /// Until then nothing is read, since the last read has failed.
     pub(super) read_retry_at: Option<Instant>,
+    /// The journal's counters when it was opened in this call.
+    pub(super) opened_with: Totals,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +55,7 @@ impl CallStream {
             says_more: false,
             read_failure_count: 0,
             read_retry_at: None,
+            opened_with: Totals::default(),
         }
     }
 
@@ -105,7 +108,7 @@ impl CallStream {
                 draft.push(Kind::Finish(Finish {
                     stream,
                     end_offset,
-                    totals: None,
+                    totals: Some(Box::new(self.stream.last_counters(&self.opened_with))),
                 }));
                 false
             }

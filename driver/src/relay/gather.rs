@@ -71,9 +71,8 @@ pub(crate) struct GatherOutput {
     pub(crate) wants_credit: bool,
     /// When to gather again although nothing happens.
     pub(crate) wake_at: Option<Instant>,
-    /// The host's counters, if they were asked for, and the number up to which they tell of streams
-    /// that are over.
-    pub(crate) report: Option<(HostReport, u64)>,
+    /// The host's counters, if they were asked for.
+    pub(crate) report: Option<HostReport>,
     /// The shipper broke the contract: the call must end.
     pub(crate) fault: Option<String>,
 }
@@ -194,17 +193,14 @@ impl Gatherer {
         self.retries.len()
     }
 
-    /// Returns the host's counters, with those of finished streams from a number on, and the
-    /// number from which on they are new next time.
-    pub(crate) fn report(&mut self, first_unconfirmed: u64) -> (HostReport, u64) {
+    /// Returns the host's counters.
+    pub(crate) fn report(&mut self) -> HostReport {
         self.count_ahead();
-        let (streams, first_new) = self.registry.reports(first_unconfirmed);
-        let report = HostReport {
+        HostReport {
             host: self.host_name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            streams,
-        };
-        (report, first_new)
+            streams: self.registry.reports(),
+        }
     }
 
     /// Counts what waits in the journals, a part of it at a time if it is much.
@@ -223,12 +219,6 @@ impl Gatherer {
             });
         }
         self.buffers.put(buffer);
-    }
-
-    /// Learns that the shipper has noted the last counters of all finished streams, below a
-    /// number. Blocks on the disk.
-    pub(crate) fn reports_confirmed_below(&self, number: u64) {
-        self.registry.reports_confirmed_below(number);
     }
 
     /// Fills a request. With nothing to send there is one only if the shipper is to be told the time.
@@ -339,13 +329,14 @@ impl Gatherer {
         };
         call.is_queued = false;
         let journal = call.stream.journal();
-        if journal.is_complete() && call.phase == Phase::Waiting {
-            self.retire(number);
+        if call.stream.is_given_up() || call.stream.is_over_untold() {
+            self.forget(number);
             return;
         }
         let window_bytes = match call.phase {
             Phase::Open { window_bytes } => window_bytes,
-            Phase::Waiting if journal.has_unsent() && journal.unacked_bytes() > 0 => {
+            Phase::Waiting if journal.has_unsent() && call.stream.has_to_open() => {
+                call.opened_with = journal.totals();
                 let open = call.stream.open_message();
                 draft.open_bytes += prost::Message::encoded_len(&open);
                 draft.push(Kind::Open(Box::new(open)));
@@ -393,8 +384,6 @@ impl Gatherer {
         };
         if may_have_more {
             self.enqueue(number);
-        } else {
-            self.retire_if_done(number);
         }
     }
 
@@ -466,7 +455,9 @@ impl Gatherer {
             output.has_credit = true;
             self.enqueue(ack.stream);
         }
-        self.retire_if_done(ack.stream);
+        if ack.is_last {
+            self.retire_if_done(ack.stream);
+        }
     }
 
     fn resized(&mut self, window: &Window, output: &mut GatherOutput) {
@@ -510,6 +501,7 @@ impl Gatherer {
         self.retries.push((self.now + delay, number));
     }
 
+    /// Lets a stream go whose end, with its last counters, the shipper has taken.
     fn retire_if_done(&mut self, number: u32) {
         let is_done = self.streams.get(&number).is_some_and(|call| {
             let journal = call.stream.journal();
@@ -521,9 +513,14 @@ impl Gatherer {
     }
 
     fn retire(&mut self, number: u32) {
-        if let Some(call) = self.streams.remove(&number) {
+        if let Some(call) = self.streams.get(&number) {
             self.registry.retire(&call.stream);
         }
+        self.forget(number);
+    }
+
+    fn forget(&mut self, number: u32) {
+        self.streams.remove(&number);
         if let Some((_, stream)) = self.surplus.pop_first() {
             self.enqueue_stream(&stream);
         }

@@ -152,10 +152,6 @@ pub(super) struct Session {
     /// When a stream is to be tried again although nothing arrives.
     wake_at: Option<Instant>,
     report_at: Instant,
-    /// Number of the first finished stream that this shipper has not confirmed.
-    first_unconfirmed: u64,
-    /// The shipper has confirmed those below this number, and the registry does not know it yet.
-    confirmed_below: Option<u64>,
     unanswered: Unanswered,
     /// Set when the driver stops: nothing more is sent, and acknowledgements are awaited.
     finish_by: Option<Instant>,
@@ -190,8 +186,6 @@ impl Session {
             idle_notice: IdleNotice::default(),
             wake_at: None,
             report_at: now,
-            first_unconfirmed: 0,
-            confirmed_below: None,
             unanswered: Unanswered {
                 has_other,
                 ..Unanswered::default()
@@ -248,13 +242,9 @@ impl Session {
                     self.gather_at = Some(earliest);
                 }
                 () = sleep_until(timer.unwrap_or(now)), if timer.is_some() => {}
-                ended = self.reports.ended() => match ended {
-                    Ok(first_new) => self.confirmed_below = Some(first_new),
-                    Err(status) => {
-                        tracing::debug!(%status, "the shipper takes no reports for now");
-                        self.first_unconfirmed = 0;
-                    }
-                },
+                status = self.reports.ended() => {
+                    tracing::debug!(%status, "the shipper takes no reports for now");
+                }
                 _ = shutdown.wait_for(|&is_stopping| is_stopping), if !is_stopping => {
                     self.finish_by = Some(now + FINISH_WAIT_MAX);
                 }
@@ -297,7 +287,7 @@ impl Session {
         let Pass::Idle(idle) = &mut self.pass else {
             return None;
         };
-        if !gathers && !reports && !applies && self.confirmed_below.is_none() {
+        if !gathers && !reports && !applies {
             let is_settled = idle
                 .as_ref()
                 .is_none_or(|gatherer| !gatherer.has_in_flight());
@@ -316,20 +306,15 @@ impl Session {
         }
         self.apply_at = None;
         let mut responses = std::mem::take(&mut self.responses);
-        let first_unconfirmed = self.first_unconfirmed;
-        let confirmed_below = self.confirmed_below.take();
         self.pass = Pass::start(gatherer, move |gatherer| {
             let mut output = gatherer.apply(&mut responses, now);
-            if let Some(number) = confirmed_below {
-                gatherer.reports_confirmed_below(number);
-            }
             if gathers && output.fault.is_none() {
                 gatherer.gather(now, tells_time, &mut output);
                 // What came while the disk was read may be among it.
                 gatherer.stamp(&mut output, Instant::now());
             }
             if reports {
-                output.report = Some(gatherer.report(first_unconfirmed));
+                output.report = Some(gatherer.report());
             }
             output
         });
@@ -374,10 +359,8 @@ impl Session {
         }
         self.wake_at = output.wake_at;
         self.wants_credit = output.wants_credit;
-        if let Some((report, first_new)) = output.report
-            && self.reports.send(report, first_new)
-        {
-            self.first_unconfirmed = first_new;
+        if let Some(report) = output.report {
+            self.reports.send(report);
         }
         output.fault
     }

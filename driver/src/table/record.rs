@@ -178,14 +178,6 @@ pub(crate) fn remove_folder(disk: &dyn Disk, folder: &Path) {
     }
 }
 
-/// Removes the segments of a stream of which only the counters are of use. What the disk does not
-/// let go is removed with the folder.
-pub(crate) fn remove_segments(disk: &dyn Disk, folder: &Path) {
-    if let Err(error) = unlink_segments(disk, folder) {
-        tracing::debug!(%error, folder = %folder.display(), "could not remove segments");
-    }
-}
-
 fn unlink_segments(disk: &dyn Disk, folder: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let name = entry?.file_name();

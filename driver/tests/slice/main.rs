@@ -8,6 +8,7 @@
 )]
 
 mod disk_faults;
+mod ends;
 mod fake;
 mod faulty;
 mod lives;
@@ -695,18 +696,9 @@ async fn the_report_accounts_for_every_entry() {
     container.write(&frame_of("cut short")[..9]).await;
     container.close();
     host.no_stream_is_left().await;
-    let is_accounted = |state: &fake::State| {
-        let streams = state.reports.iter().flat_map(|report| &report.streams);
-        let mut last = streams.filter(|stream| stream.received_entries == 101);
-        last.any(|stream| {
-            stream.delivered_entries == 100
-                && stream.dropped_entries.get("cut_short") == Some(&1)
-                && stream.buffered_bytes == 0
-        })
-    };
-    shipper
-        .wait("the retired stream's last counters", is_accounted)
-        .await;
+    let totals = shipper.log_of("c1").totals.unwrap();
+    let dropped = totals.dropped_entries.get("cut_short");
+    assert_eq!((totals.received_entries, dropped), (101, Some(&1)));
     driver.stop().await;
 }
 
@@ -817,76 +809,10 @@ async fn a_container_starts_although_the_disk_refuses_its_record() {
     driver.stop().await;
 }
 
-/// A stream is over, and then the shipper, which alone was told of it; or the driver.
+/// A loss of power took a journal with its state: its end tells that nothing of it is left, or the ledger
+/// would show entries that wait for ever.
 #[tokio::test]
-async fn every_shipper_is_told_of_streams_that_are_over() {
-    let host = Host::new();
-    let is_told = |state: &fake::State| {
-        let streams = state.reports.iter().flat_map(|report| &report.streams);
-        let mut of_journal = streams.filter(|stream| stream.container_id == "c1");
-        of_journal.any(|stream| (stream.received_entries, stream.delivered_entries) == (100, 100))
-    };
-    let first = FakeShipper::start(&host.shipper(), Behaviour::default());
-    let driver = host.run();
-    let mut container = Container::new(host.path(), "c1");
-    host.start(&container, "{}").await;
-    container.write_lines(100).await;
-    container.close();
-    host.no_stream_is_left().await;
-    first.wait("the first shipper is told", is_told).await;
-    drop(first);
-    let second = FakeShipper::start(&host.shipper(), Behaviour::default());
-    second.wait("the second shipper is told", is_told).await;
-    driver.drop_abruptly().await;
-    drop(second);
-    let third = FakeShipper::start(&host.shipper(), Behaviour::default());
-    let driver = host.run();
-    third.wait("the third shipper is told", is_told).await;
-    driver.stop().await;
-}
-
-/// A driver that is killed before a shipper has noted the last counters of a stream leaves them to
-/// the next one, although nothing of the stream's entries is kept.
-#[tokio::test]
-async fn a_driver_that_is_killed_leaves_what_is_not_told_to_the_next_one() {
-    let host = Host::new();
-    let behaviour = Behaviour {
-        failing_reports: u32::MAX,
-        ..Behaviour::default()
-    };
-    let shipper = FakeShipper::start(&host.shipper(), behaviour);
-    let driver = host.run();
-    let mut container = Container::new(host.path(), "c1");
-    host.start(&container, r#"{"keep-file":"false"}"#).await;
-    container.write_lines(100).await;
-    container.close();
-    host.no_stream_is_left().await;
-    let (code, listed) = journal(&host, &["ls"]).await;
-    assert_eq!((code, listed.lines().count()), (0, 1), "{listed}");
-    driver.drop_abruptly().await;
-    drop(shipper);
-    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
-    let driver = host.run();
-    let is_told = |state: &fake::State| {
-        let mut streams = state.reports.iter().flat_map(|report| &report.streams);
-        streams.any(|stream| (stream.received_entries, stream.delivered_entries) == (100, 100))
-    };
-    shipper.wait("the next driver tells", is_told).await;
-    let state_dir = host.path().join("state");
-    let is_gone = || {
-        let entries = std::fs::read_dir(&state_dir).unwrap();
-        !entries
-            .map(|entry| entry.unwrap().path())
-            .any(|path| path.is_dir())
-    };
-    eventually("it is told, and its folder gone", is_gone).await;
-    driver.stop().await;
-}
-
-/// A loss of power took a journal with its state, and the process that found it so told nobody: the
-/// next one tells that nothing of it is left, or the ledger would show entries that wait for ever.
-#[tokio::test]
-async fn what_a_loss_of_power_took_is_told_by_a_later_process_too() {
+async fn what_a_loss_of_power_took_is_told_with_the_end() {
     let host = Host::new();
     let entries_of = |state: &fake::State, received: u64| {
         let mut streams = state.reports.iter().flat_map(|report| &report.streams);
@@ -914,20 +840,16 @@ async fn what_a_loss_of_power_took_is_told_by_a_later_process_too() {
         }
     }
     std::fs::remove_file(&container.file).unwrap();
-    let behaviour = Behaviour {
-        failing_reports: u32::MAX,
-        ..Behaviour::default()
-    };
-    let shipper = FakeShipper::start(&host.shipper(), behaviour);
-    let driver = host.run();
-    eventually("it is over", || folder.join("ended.json").exists()).await;
-    driver.drop_abruptly().await;
-    drop(shipper);
     let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
     let driver = host.run();
-    shipper
-        .wait("nothing of it is left", |state| entries_of(state, 0))
-        .await;
+    let is_told = |state: &fake::State| {
+        let mut logs = state.logs.values();
+        logs.any(|log| {
+            let totals = log.totals.as_ref();
+            totals.is_some_and(|totals| totals.received_entries == 0)
+        })
+    };
+    shipper.wait("nothing of it is left", is_told).await;
     eventually("its folder is gone", || !folder.exists()).await;
     driver.stop().await;
 }
