@@ -2,8 +2,8 @@
 //! product's own processes, and an oracle that says whether what left one end is what reached the
 //! other.
 
-pub mod bench;
 pub mod authority;
+pub mod bench;
 pub mod chatter;
 pub mod client;
 pub mod dockerd;
