@@ -5,7 +5,7 @@
 //! empty value is the default, for the same reason. Nothing here touches a file or the network.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Least bound of a journal: what is in flight takes half, and a segment must remain to be dropped.
@@ -302,6 +302,13 @@ pub struct ConfigError {
 
 /// How long bytes may wait in a container's pipe, whatever a shipper allows.
 const PIPE_HOLD_MAX: Duration = Duration::from_millis(500);
+
+/// Returns the lock file of a plugin socket, `<socket>.lock`.
+pub(crate) fn lock_file_of(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".lock");
+    path.into()
+}
 
 impl Config {
     /// Returns how long bytes may wait in a container's pipe at most. A loss of power costs what waits

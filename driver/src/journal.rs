@@ -43,6 +43,7 @@ mod budget;
 mod bytes;
 mod counters;
 mod drop;
+mod lock;
 mod medium;
 mod read;
 mod reader;

@@ -72,7 +72,7 @@ pub async fn run(
     run_reloading(config, clock, reloads, shutdown).await
 }
 
-/// Runs the shipper as [`run`] does, and takes over each configuration that comes out of `reloads`,
+/// Runs the shipper as [`run()`] does, and takes over each configuration that comes out of `reloads`,
 /// as far as that is possible without a new process: credentials for the attempts from now on,
 /// defaults and tenants for calls, which end and begin anew for that. Of what else has changed it
 /// says that it needs a restart.

@@ -112,7 +112,7 @@ const KEPT_TEXT_BYTES_MAX: usize = 64 << 10;
 const CONTENT_KEY: &[u8] = b"content";
 const RECORD_ID_KEY: &[u8] = b"__record_id__";
 const CUT_KEY: &[u8] = b"__cut__";
-const ESCAPED_KEY: &[u8] = b"__escaped_bytes__";
+const ESCAPED_KEY: &[u8] = b"escaped_bytes";
 
 /// Encoded records, back to back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -152,7 +152,7 @@ pub struct Counts {
     pub line_parts: u64,
     /// Records of which text was left out (`__cut__=value`).
     pub cut_values: u64,
-    /// Records with bytes that are no text (`__escaped_bytes__`).
+    /// Records with bytes that are no text (`escaped_bytes`).
     pub escaped_logs: u64,
     /// JSON keys that were renamed.
     pub renamed_keys: u64,

@@ -111,7 +111,7 @@ async fn odd_lines_arrive_as_they_are() {
         (
             Stdout,
             b"not utf-8: \xff.",
-            vec![("content", r"not utf-8: \xff."), ("__escaped_bytes__", "1")],
+            vec![("content", r"not utf-8: \xff."), ("escaped_bytes", "1")],
         ),
         (Stdout, long.as_bytes(), vec![("content", &long)]),
         (Stdout, json.as_bytes(), members.to_vec()),

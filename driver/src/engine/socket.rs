@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::time::{sleep, timeout};
 
+use crate::config::lock_file_of;
+
 /// How long a starting driver waits for its predecessor to end. The engine disables a plugin that is
 /// silent for 9.5 s.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -75,10 +77,8 @@ async fn lock(socket: &Path) -> io::Result<OwnedFd> {
     if let Some(folder) = socket.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    let mut path = socket.as_os_str().to_owned();
-    path.push(".lock");
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-    let file = open(Path::new(&path), flags, Mode::RUSR | Mode::WUSR)?;
+    let file = open(lock_file_of(socket), flags, Mode::RUSR | Mode::WUSR)?;
     let locked = timeout(LOCK_WAIT_MAX, async {
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {

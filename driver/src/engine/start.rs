@@ -14,7 +14,7 @@ use std::sync::Arc;
 impl Containers {
     /// Takes on a container: records it, opens its FIFO, and reads from then on. Returns when the
     /// record is on stable storage. Waits for no one but the disk, not for recovery either, and for a
-    /// connected shipper's word at most [`Checker::ANSWER_WAIT_MAX`].
+    /// connected shipper's word at most `Checker::ANSWER_WAIT_MAX`.
     ///
     /// # Errors
     /// See [`StartError`].

@@ -2,8 +2,9 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use super::lock::lock;
 use super::reader::{Reader, SettledCounts};
-use super::shared::{Journal, lock};
+use super::shared::Journal;
 use super::walk::walk;
 use proto::limits::FRAME_BYTES_MAX;
 use rustix::io::Errno;

@@ -2,7 +2,7 @@
 //! reader.
 //!
 //! When the disk refuses (any error but "full"), the next bytes go to a segment in memory, at most
-//! [`FALLBACK_BYTES_MAX`] of them: a container must not stop because a disk fails. Every new
+//! `FALLBACK_BYTES_MAX` of them: a container must not stop because a disk fails. Every new
 //! segment tries the disk again.
 //!
 //! With no file descriptor left, a segment grows beyond its size: the FIFO must be read.
@@ -10,9 +10,10 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use super::bytes::is_shortage;
+use super::lock::lock;
 use super::medium::{Medium as _, Memory};
 use super::segment::{OPEN_SEGMENTS_MAX, Segment};
-use super::shared::{Journal, lock};
+use super::shared::Journal;
 use crate::logging::Throttle;
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -2,8 +2,9 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use super::lock::lock;
 use super::segment::Segment;
-use super::shared::{Journal, lock};
+use super::shared::Journal;
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

@@ -3,8 +3,9 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use super::counters::DropReason;
+use super::lock::lock;
 use super::reader::Reader;
-use super::shared::{Journal, lock};
+use super::shared::Journal;
 use super::walk::Scan;
 use proto::limits::CHUNK_BYTES_MAX;
 use std::sync::atomic::Ordering;

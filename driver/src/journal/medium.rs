@@ -1,6 +1,6 @@
 //! Where a journal's bytes live: a folder on disk, or anonymous memory for `no-file=true`.
 
-use super::shared::lock;
+use super::lock::lock;
 use crate::disk::{Disk, RealDisk};
 use rustix::fs::{MemfdFlags, OFlags};
 use rustix::io::Errno;

@@ -4,8 +4,9 @@
 
 use super::bytes::ReadError;
 use super::counters::DropReason;
+use super::lock::lock;
 use super::reader::Next;
-use super::shared::{Journal, lock};
+use super::shared::Journal;
 use super::walk::{damage_bytes, walk};
 use rustix::io::Errno;
 use std::sync::atomic::Ordering;
@@ -15,7 +16,7 @@ const HOLES_PENDING_MAX: usize = 1024;
 
 impl Journal {
     /// Returns what to send next, and counts it as sent. Frames go to the start of `into`, which
-    /// holds at least [`FRAME_BYTES_MAX`] or the rest of a request. `window_bytes` bounds what is
+    /// holds at least `FRAME_BYTES_MAX` or the rest of a request. `window_bytes` bounds what is
     /// unacknowledged; a stream of which nothing is may always send a frame.
     ///
     /// # Errors

@@ -2,9 +2,10 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use super::lock::lock;
 use super::reader::Reader;
 use super::segment::Segment;
-use super::shared::{Journal, lock};
+use super::shared::Journal;
 use super::state;
 use rustix::io::Errno;
 use std::sync::Arc;

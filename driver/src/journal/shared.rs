@@ -5,12 +5,13 @@
 
 use super::budget::{Bounds, Budget, Shortage};
 use super::counters::Counters;
+use super::lock::lock;
 use super::medium::Medium;
 use super::reader::Reader;
 use super::segment::Segment;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 /// Bytes that a container's journal holds in memory while its disk refuses to take them.
 const FALLBACK_BYTES_MAX: u64 = 2 << 20;
@@ -190,10 +191,4 @@ impl Drop for Journal {
     fn drop(&mut self) {
         self.budget.remove(self.held_bytes());
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .expect("whoever holds a journal's lock does not panic")
 }

@@ -2,7 +2,8 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use super::shared::{Journal, lock};
+use super::lock::lock;
+use super::shared::Journal;
 use rustix::io::Errno;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;

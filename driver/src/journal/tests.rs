@@ -7,6 +7,7 @@
 
 use super::append::*;
 use super::budget::*;
+use super::lock::lock;
 use super::medium::*;
 use super::reader::*;
 use super::recover::*;

@@ -31,7 +31,7 @@ const TICK: Duration = Duration::from_millis(10);
 const ACK_WAIT_MAX: Duration = Duration::from_millis(50);
 
 /// Responses that are held while a pass is under way; beyond it the call is not read. Together they
-/// are at most as many times [`RESPONSE_BYTES_MAX`] on the wire, and twice that in memory.
+/// are at most as many times `RESPONSE_BYTES_MAX` on the wire, and twice that in memory.
 const RESPONSES_HELD_MAX: usize = 16;
 
 /// How long a stopping driver waits for the acknowledgement of what is in flight.

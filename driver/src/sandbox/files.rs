@@ -13,14 +13,14 @@
 //! Connecting to a unix socket by its path is out of the rules' reach before Linux 7.1: what keeps
 //! the driver from other sockets in /host/run is that they are not mounted, see docs/security.md.
 
-use crate::config::{Config, Endpoint};
+use crate::config::{Config, Endpoint, lock_file_of};
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, LandlockStatus, NetPort, PathBeneath, PathFd,
     Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetError, Scope,
     make_bitflags,
 };
 use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// The newest rules that are used: Linux 6.12. Those that came later were not tested.
@@ -58,9 +58,10 @@ const STATE: BitFlags<AccessFs> = make_bitflags!(AccessFs::{
 /// end is noticed.
 const FIFOS: BitFlags<AccessFs> =
     make_bitflags!(AccessFs::{ReadFile | ReadDir | WriteFile | RemoveFile});
-/// The plugin's socket, put in the place of one that an earlier process left, and its lock.
-const SOCKET: BitFlags<AccessFs> =
-    make_bitflags!(AccessFs::{ReadFile | WriteFile | MakeReg | MakeSock | RemoveFile});
+/// The plugin's socket, put in the place of one that an earlier process left.
+const SOCKET: BitFlags<AccessFs> = make_bitflags!(AccessFs::{MakeSock | RemoveFile});
+/// The lock beside it.
+const LOCK: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | WriteFile});
 const READ: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile});
 
 /// What is in force, in words, and what this kernel lacks.
@@ -88,6 +89,7 @@ pub(super) fn restrict(config: &Config) -> Result<Outcome, RulesetError> {
             .ok();
         rules = allow(rules, folder, access)?;
     }
+    rules = allow(rules, &made_lock_file(config), LOCK)?;
     for path in readable(config) {
         rules = allow(rules, &path, READ)?;
     }
@@ -119,6 +121,20 @@ fn own_folders(config: &Config) -> impl Iterator<Item = (&Path, BitFlags<AccessF
     ]
     .into_iter()
     .flatten()
+}
+
+/// Makes the lock file of the socket while that is allowed: afterwards no file can be made beside it.
+fn made_lock_file(config: &Config) -> PathBuf {
+    let path = lock_file_of(&config.plugin_socket);
+    // One that can't be made is reported when it is used.
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .ok();
+    path
 }
 
 fn readable(config: &Config) -> Vec<PathBuf> {

@@ -113,7 +113,7 @@ impl LogOpts {
     /// Parses what Docker passes as `Info.Config`.
     ///
     /// # Errors
-    /// All faults of all options together, in the order of [`OPTIONS`], unknown options last.
+    /// All faults of all options together, in the order of [`OPTIONS`](super::OPTIONS), unknown options last.
     pub fn parse(config: &HashMap<String, String>) -> Result<Self, LogOptsError> {
         let mut reader = Reader::new(config);
         let opts = Self::read(&mut reader);

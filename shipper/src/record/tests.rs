@@ -254,7 +254,7 @@ fn any_text_is_kept() {
     check(&[], b"\x1b[31mred\x1b[0m", &["content=\x1b[31mred\x1b[0m"]);
     check(&[], b"a\0b", &["content=a\0b"]);
     check(&[], "日志 😀".as_bytes(), &["content=日志 😀"]);
-    let escaped = |bytes: &str| format!("__escaped_bytes__={bytes}");
+    let escaped = |bytes: &str| format!("escaped_bytes={bytes}");
     let text = r"content=a\xffb\xf0\x9f\x98";
     check(&[], b"a\xffb\xf0\x9f\x98", &[text, &escaped("4")]);
     let text = r"content=\xed\xa0\x80";
@@ -338,7 +338,7 @@ fn a_template_makes_the_text() {
     check(
         &template("{log}{log}"),
         b"\xff",
-        &[r"content=\xff\xff", "__escaped_bytes__=1"],
+        &[r"content=\xff\xff", "escaped_bytes=1"],
     );
 }
 
@@ -351,7 +351,7 @@ fn a_template_may_be_json() {
     check(&template, b"hello", &["line=hello", "from=web-1", "n=1"]);
     let hard = b"a \"quote\", a \\ and\ta tab\x1b[0m \xff";
     let line = "line=a \"quote\", a \\ and\ta tab\x1b[0m \\xff";
-    let escaped = "__escaped_bytes__=1";
+    let escaped = "escaped_bytes=1";
     check(&template, hard, &[line, "from=web-1", "n=1", escaped]);
     let nested = [
         ("template", r#"{"event":{log},"app":"{app}"}"#),
@@ -582,7 +582,7 @@ fn filters_keep_and_drop_lines() {
     check(&[("filter-regex", "^$")], &["content="]);
     check(
         &[("exclude-regex", "health|^$")],
-        &["content=GET /", r"content=POST /\xff | __escaped_bytes__=1"],
+        &["content=GET /", r"content=POST /\xff | escaped_bytes=1"],
     );
     check(
         &[("filter-regex", "GET"), ("exclude-regex", "health")],
@@ -590,7 +590,7 @@ fn filters_keep_and_drop_lines() {
     );
     check(
         &[("filter-regex", r"^POST /\\xff$")],
-        &[r"content=POST /\xff | __escaped_bytes__=1"],
+        &[r"content=POST /\xff | escaped_bytes=1"],
     );
     check(
         &[
@@ -998,7 +998,7 @@ fn a_value_beyond_the_limit_of_cls_is_cut_on_a_character() {
     assert_eq!(stream.records.counts.cut_values, 1);
     let texts = stream.texts();
     let content_bytes = "content=".len() + CLS_VALUE_BYTES_MAX;
-    let marks = " | __cut__=value | __escaped_bytes__=399998";
+    let marks = " | __cut__=value | escaped_bytes=399998";
     assert_eq!(texts[0].len(), content_bytes + marks.len());
     assert!(texts[0].ends_with(marks), "{}", texts[0].len());
     // An object whose fields would be too large is text, and whole.
@@ -1457,7 +1457,7 @@ proptest! {
                 "__hostname__",
                 "__record_id__",
                 "__cut__",
-                "__escaped_bytes__",
+                "escaped_bytes",
             ];
             for content in &log.contents {
                 let key = content.key.as_str();

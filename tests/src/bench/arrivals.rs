@@ -2,7 +2,7 @@
 
 use crate::bench::figures::{Figures, float, percentile};
 use crate::bench::lines::Head;
-use crate::standin::store::{Record, Upload};
+use crate::standin::{Record, Upload};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 

@@ -16,7 +16,7 @@ use crate::bench::meter::{Meter, Used};
 use crate::bench::writing::Writing;
 use crate::dockerd::{Info, Pipe};
 use crate::processes::{Process, standin_config};
-use crate::standin::config::{Clock, Config};
+use crate::standin::{Clock, Config};
 use crate::standin::{Standin, Stats};
 use anyhow::ensure;
 use std::fs;

@@ -4,7 +4,7 @@
 use crate::bench::lines::{Head, Pool};
 use crate::bench::load::{Load, Pace};
 use crate::dockerd::Pipe;
-use crate::standin::config::Clock;
+use crate::standin::Clock;
 use anyhow::Context as _;
 use proto::frame::Source;
 use std::sync::Arc;

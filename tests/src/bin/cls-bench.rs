@@ -50,7 +50,7 @@ struct Args {
     /// Measures no floor.
     #[arg(long)]
     no_floor: bool,
-    /// A key of the shipper's [upload] for all builds, as TOML: 'linger_ms = 10'.
+    /// A key of the shipper's `[upload]` for all builds, as TOML: 'linger_ms = 10'.
     #[arg(long, value_name = "KEY = VALUE")]
     upload: Vec<String>,
     /// A variable of the driver for all builds.
