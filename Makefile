@@ -19,7 +19,6 @@ BIN := --bin cls-driver --bin cls-shipper --bin cls-standin --bin chatter
 demo: export BINARIES := $(TARGET)/quick
 test chaos: export CLS_BIN_DIR := $(TARGET)/quick
 # Most tests wait more than they work.
-test: export RUST_TEST_THREADS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? 4 : cores)))
 
 # Name of the plugin, and its settings on installation: make plugin SETTINGS="LOG_LEVEL=debug"
 NAME ?= tencent-cls
