@@ -18,7 +18,6 @@ MEMBERS := --workspace --exclude fuzz --features world/e2e
 BIN := --bin cls-driver --bin cls-shipper --bin cls-standin --bin chatter
 demo: export BINARIES := $(TARGET)/quick
 test chaos: export CLS_BIN_DIR := $(TARGET)/quick
-# Most tests wait more than they work.
 
 # Name of the plugin, and its settings on installation: make plugin SETTINGS="LOG_LEVEL=debug"
 NAME ?= tencent-cls
