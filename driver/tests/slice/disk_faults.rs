@@ -23,14 +23,24 @@ async fn a_read_error_of_a_moment_costs_a_quiet_container_nothing() {
     container.write_lines(10).await;
     eventually("a read fails", || disk.failed_reads() > 0).await;
     disk.fail_reads(None);
+    nothing_is_missing(&host, &mut container, &shipper, 110).await;
+    driver.stop().await;
+}
+
+/// Ends a container, and asserts that each of its lines has arrived.
+async fn nothing_is_missing(
+    host: &Host,
+    container: &mut Container,
+    shipper: &FakeShipper,
+    line_count: u64,
+) {
     container.close();
     host.no_stream_is_left().await;
     let log = shipper.log_of("c1");
     assert_eq!(
         (log.holes.clone(), log.lines()),
-        (vec![], numbered_lines(110))
+        (vec![], numbered_lines(line_count))
     );
-    driver.stop().await;
 }
 
 /// A disk without room stops no container that writes little: its lines arrive as ever.
@@ -45,13 +55,7 @@ async fn a_low_disk_costs_a_quiet_container_nothing() {
     host.start(&container, "{}").await;
     eventually("the disk is asked", || disk.free_checks() > 0).await;
     container.write_lines(1_000).await;
-    container.close();
-    host.no_stream_is_left().await;
-    let log = shipper.log_of("c1");
-    assert_eq!(
-        (log.holes.clone(), log.lines()),
-        (vec![], numbered_lines(1_000))
-    );
+    nothing_is_missing(&host, &mut container, &shipper, 1_000).await;
     driver.stop().await;
 }
 
@@ -145,13 +149,7 @@ async fn a_read_error_of_a_moment_costs_a_busy_container_nothing() {
     }
     assert!(disk.failed_reads() > 0);
     disk.fail_reads(None);
-    container.close();
-    host.no_stream_is_left().await;
-    let log = shipper.log_of("c1");
-    assert_eq!(
-        (log.holes.clone(), log.lines()),
-        (vec![], numbered_lines(140))
-    );
+    nothing_is_missing(&host, &mut container, &shipper, 140).await;
     driver.stop().await;
 }
 

@@ -45,8 +45,8 @@ async fn lines_of_a_steady_trickle_gather_in_the_pipe() {
     );
 }
 
-#[tokio::test]
-async fn a_line_after_a_quiet_second_goes_at_once() {
+/// A container whose lines may gather in the pipe for a minute.
+async fn with_a_long_hold() -> (Host, FakeShipper, Driver, Container) {
     let host = Host::new().with("JOURNAL_SYNC_MS", "600000");
     let behaviour = Behaviour {
         hold_ms: Some(60_000),
@@ -54,8 +54,14 @@ async fn a_line_after_a_quiet_second_goes_at_once() {
     };
     let shipper = FakeShipper::start(&host.shipper(), behaviour);
     let driver = host.run();
-    let mut container = Container::new(host.path(), "c1");
+    let container = Container::new(host.path(), "c1");
     host.start(&container, "{}").await;
+    (host, shipper, driver, container)
+}
+
+#[tokio::test]
+async fn a_line_after_a_quiet_second_goes_at_once() {
+    let (host, shipper, driver, mut container) = with_a_long_hold().await;
     for line_count in 1..=4 {
         container.write_lines(1).await;
         let began = Instant::now();
@@ -82,15 +88,7 @@ async fn a_line_after_a_quiet_second_goes_at_once() {
 
 #[tokio::test]
 async fn a_stop_reads_at_once_what_gathers_in_the_pipe() {
-    let host = Host::new().with("JOURNAL_SYNC_MS", "600000");
-    let behaviour = Behaviour {
-        hold_ms: Some(60_000),
-        ..Behaviour::default()
-    };
-    let shipper = FakeShipper::start(&host.shipper(), behaviour);
-    let driver = host.run();
-    let mut container = Container::new(host.path(), "c1");
-    host.start(&container, "{}").await;
+    let (host, shipper, driver, mut container) = with_a_long_hold().await;
     for _ in 0..50 {
         container.write_lines(1).await;
         tokio::time::sleep(Duration::from_millis(10)).await;
