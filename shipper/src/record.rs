@@ -54,7 +54,7 @@ use proto::relay::{Container, Hole};
 use tokio::time::Instant;
 
 use crate::cls::encode::{self, Slot, pair_bytes, put_lossy, put_pair, put_pair_head};
-use decode::Decoder;
+use decode::{Decoder, seen_by_patterns};
 use lines::{Grouper, Head, Joiner, MultilineRule, without_line_end};
 use metadata::ConstantFields;
 use pattern::Pattern;
@@ -670,14 +670,15 @@ impl Writer {
     /// Filters a line, and adds its record.
     #[inline]
     fn put(&mut self, head: Head, line: &[u8], records: &mut Records) {
+        let seen = seen_by_patterns(line, head.escaped_bytes);
         let is_kept = self
             .filter
             .as_ref()
-            .is_none_or(|regex| regex.is_match(line))
+            .is_none_or(|regex| regex.is_match(&seen))
             && !self
                 .exclude
                 .as_ref()
-                .is_some_and(|regex| regex.is_match(line));
+                .is_some_and(|regex| regex.is_match(&seen));
         if !is_kept {
             records.counts.filtered_entries += head.entries;
             return;

@@ -5,8 +5,12 @@
 //! in such a line, and replacing each `\xNN` by its byte gives back what the container wrote. Nothing is
 //! guessed: detectors take a login failure in GBK for Japanese.
 
+use std::borrow::Cow;
+
 use encoding_rs::{DecoderResult, Encoding};
 use proto::log_opts::{LogOpts, fault};
+
+use crate::cls::encode::REPLACEMENT;
 
 /// Names that people use for an encoding, and the WHATWG's label of it, which the decoder knows.
 const ALIASES: &[(&str, &str)] = &[
@@ -39,6 +43,9 @@ pub(super) struct Decoded<'a> {
     /// Bytes of the line that are no text, and stand as `\xNN`.
     pub(super) escaped_bytes: u32,
 }
+
+/// Bytes of `\xNN`.
+const ESCAPE_BYTES: usize = 4;
 
 /// Bytes of a decoded line whose memory is kept for the next one.
 const KEPT_TEXT_BYTES_MAX: usize = 64 << 10;
@@ -97,6 +104,36 @@ impl Decoder {
             escaped_bytes,
         }
     }
+}
+
+/// Returns what patterns see of a decoded line: as in Go, a byte that is no text is one character, U+FFFD.
+#[inline]
+pub(super) fn seen_by_patterns(text: &[u8], escaped_bytes: u32) -> Cow<'_, [u8]> {
+    match escaped_bytes {
+        0 => Cow::Borrowed(text),
+        _ => Cow::Owned(without_escapes(text)),
+    }
+}
+
+/// Puts U+FFFD in the place of each `\xNN`, and back the `\` that stands as one itself.
+#[cold]
+fn without_escapes(text: &[u8]) -> Vec<u8> {
+    let mut seen = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = memchr::memmem::find(rest, br"\x") {
+        let (before, escape) = rest.split_at(at);
+        let (escape, behind) = escape
+            .split_at_checked(ESCAPE_BYTES)
+            .unwrap_or((escape, &[]));
+        seen.extend_from_slice(before);
+        match escape {
+            br"\x5c" => seen.push(b'\\'),
+            _ => seen.extend_from_slice(REPLACEMENT),
+        }
+        rest = behind;
+    }
+    seen.extend_from_slice(rest);
+    seen
 }
 
 /// Returns the encoding of a name.
@@ -163,6 +200,7 @@ fn put_escaped(line: &[u8], encoding: &'static Encoding, out: &mut String) -> u3
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::pattern::Pattern;
     use proptest::prelude::*;
 
     fn decoder(encoding: &str) -> Decoder {
@@ -235,6 +273,21 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_that_is_no_utf_8_is_one_character_to_patterns() {
+        let is_match = |pattern: &str, line: &[u8]| {
+            let (text, escaped_bytes) = decoded("utf-8", line);
+            let seen = seen_by_patterns(text.as_bytes(), escaped_bytes);
+            Pattern::compile(pattern).unwrap().is_match(&seen)
+        };
+        assert!(is_match("INFO .$", b"INFO \xff"));
+        assert!(is_match("^..$", b"\xe4\xb8"));
+        assert!(is_match("^[^a]$", b"\xff"));
+        assert!(is_match("\u{fffd}", b"\xff"));
+        assert!(!is_match(r"\w", b"\xff"));
+        assert!(is_match(r"^\\x41..\\$", b"\\x41\xff\xfe\\"));
+    }
+
+    #[test]
     fn an_encoding_is_read_by_any_of_its_names() {
         let login_failed = b"\xb5\xc7\xc2\xbc\xca\xa7\xb0\xdc";
         for name in [
@@ -296,6 +349,12 @@ mod tests {
             ],
         ) {
             let (text, escaped_bytes) = decoded("utf-8", &line);
+            let seen = seen_by_patterns(text.as_bytes(), escaped_bytes);
+            let as_go = line.utf8_chunks().fold(String::new(), |go, chunk| {
+                let bad = "\u{fffd}".repeat(chunk.invalid().len());
+                go + chunk.valid() + &bad
+            });
+            prop_assert_eq!(seen.as_ref(), as_go.as_bytes());
             if escaped_bytes > 0 {
                 prop_assert_eq!(unescaped(&text), line);
             } else {

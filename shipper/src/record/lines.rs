@@ -25,6 +25,7 @@ use proto::frame::{EntryView, Partial, Source};
 use proto::limits::RECORD_LINE_BYTES_MAX;
 use tokio::time::Instant;
 
+use super::decode::seen_by_patterns;
 use super::pattern::Pattern;
 
 /// How long a piece of a line waits for the next one. Pieces of a line come within microseconds, unless
@@ -352,7 +353,9 @@ impl Grouper {
         now: Instant,
         record: &mut impl FnMut(Head, &[u8]),
     ) {
-        let is_first = rule.pattern.is_match(text);
+        let is_first = rule
+            .pattern
+            .is_match(&seen_by_patterns(text, head.escaped_bytes));
         self.has_matched |= is_first;
         self.line_count = self.line_count.saturating_add(1);
         let is_late = elapsed(self.newest_nano, head.time_nano) > rule.timeout;

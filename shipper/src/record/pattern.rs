@@ -6,7 +6,6 @@
 //! [`PATTERNS_BYTES_MAX`]; what would exceed either is refused with the reason. Besides, each thread that
 //! matches keeps up to [`CACHE_BYTES_MAX`] per pattern for its speed.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -43,10 +42,14 @@ impl Pattern {
         PATTERNS.get(text)
     }
 
-    /// Whether the pattern matches anywhere in a text. Each byte that is no UTF-8 counts as U+FFFD.
+    /// Whether the pattern matches anywhere in a text, which is UTF-8.
     #[inline]
     pub(super) fn is_match(&self, text: &[u8]) -> bool {
-        self.regex.is_match(as_go_sees(text).as_ref())
+        debug_assert!(
+            std::str::from_utf8(text).is_ok(),
+            "lines are decoded before"
+        );
+        self.regex.is_match(text)
     }
 }
 
@@ -77,19 +80,6 @@ pub(super) fn compile_option(
             None
         }
     }
-}
-
-/// Replaces each byte that is no UTF-8 by U+FFFD.
-fn as_go_sees(text: &[u8]) -> Cow<'_, [u8]> {
-    if simdutf8::basic::from_utf8(text).is_ok() {
-        return Cow::Borrowed(text);
-    }
-    let mut seen = String::with_capacity(text.len() * 2);
-    for chunk in text.utf8_chunks() {
-        seen.push_str(chunk.valid());
-        seen.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
-    }
-    Cow::Owned(seen.into_bytes())
 }
 
 /// The patterns that somebody uses, by their text.
@@ -235,17 +225,6 @@ mod tests {
             faults.len(),
             faults.join("\n")
         );
-    }
-
-    #[test]
-    fn a_byte_that_is_no_utf_8_is_one_character() {
-        let is_match =
-            |pattern: &str, text: &[u8]| Pattern::compile(pattern).unwrap().is_match(text);
-        assert!(is_match("INFO .$", b"INFO \xff"));
-        assert!(is_match("^..$", b"\xe4\xb8"));
-        assert!(is_match("^[^a]$", b"\xff"));
-        assert!(is_match("\u{fffd}", b"\xff"));
-        assert!(!is_match(r"\w", b"\xff"));
     }
 
     #[test]
