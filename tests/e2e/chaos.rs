@@ -19,9 +19,9 @@
 //! - A command during which the driver is killed waits for the engine to repeat its call, after 1 s
 //!   at first, and without its body, so that a start may fail. It has a bound of its own, and is
 //!   given again.
-//! - The ledger remembers streams that are over within bounds, which a long run exceeds, and a
-//!   shipper that was told of one takes that with it when it is killed: what the ledger says is
-//!   written down before each harm.
+//! - The ledger remembers streams that are over within bounds, which a long run exceeds, and as long
+//!   as the shipper's process lives: what it says is written down before each harm, and of streams
+//!   that finish in between the shipper's log says the same.
 //! - How many lines a container had written that was killed, it can't tell: those that arrived are
 //!   to have no gap, and the ledger is to know of no other.
 
@@ -130,8 +130,7 @@ const WRITERS: &[Writer] = &[
 /// Lines per second of a writer that has no share.
 const LONG_LINES_PER_S: u64 = 10;
 
-/// The last word of the ledger on each journal. A shipper's ledger and a driver's memory of streams
-/// that are over have bounds, and no copy: what they say is written down before the next harm.
+/// The last word of the ledger, or of the shippers' log, on each journal.
 #[derive(Debug, Default)]
 struct Book {
     lines: BTreeMap<String, Line>,
@@ -139,9 +138,7 @@ struct Book {
 
 impl Book {
     async fn write_down(&mut self, scene: &Scene) {
-        for line in scene.ledger().await {
-            self.lines.insert(line.journal_id.clone(), line);
-        }
+        self.lines.extend(scene.accounts().await);
     }
 }
 

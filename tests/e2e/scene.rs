@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use serde::Deserialize;
 use serde_json::json;
 use shipper::show::ledger::Line;
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
@@ -145,6 +146,31 @@ impl Record {
 /// Returns the contents of records.
 pub(crate) fn contents(records: &[Record]) -> Vec<&str> {
     records.iter().map(Record::content).collect()
+}
+
+/// Reads what a shipper's log says of a stream that has finished.
+fn finished(line: &str) -> Option<Line> {
+    let (_, fields) = line.split_once(" stream finished ")?;
+    let value = |key: &str| {
+        let mut fields = fields.split(' ').filter_map(|field| field.split_once('='));
+        // Of a shipper that was killed the last line may be cut.
+        fields
+            .find(|(name, _)| *name == key)
+            .map(|(_, value)| value)
+    };
+    let text = |key: &str| value(key).map(|value| value.trim_matches('"').to_owned());
+    let count = |key: &str| value(key)?.parse().ok();
+    Some(Line {
+        host: text("host")?,
+        container_name: text("container")?,
+        journal_id: text("journal_id")?,
+        received: count("received")?,
+        delivered: count("delivered")?,
+        filtered: count("filtered")?,
+        dropped: BTreeMap::from([("any".to_owned(), count("dropped")?)]),
+        dead_lettered: count("dead_lettered")?,
+        ..Line::default()
+    })
 }
 
 fn value_of<'p>(pairs: &'p [(String, String)], name: &str) -> Option<&'p str> {
@@ -298,6 +324,16 @@ secret_key = "{SECRET_KEY}"
     pub(crate) async fn ledger(&self) -> Vec<Line> {
         let lines = client::call(self.admin, "GET", "/api/ledger").await;
         serde_json::from_slice(&lines.unwrap()).unwrap()
+    }
+
+    /// Returns what became of every stream: as the ledger says, which lives as long as the shipper's
+    /// process, or as the shippers' log says of those that have finished.
+    pub(crate) async fn accounts(&self) -> BTreeMap<String, Line> {
+        let log = fs::read(self.engine.folder().join("shipper.log")).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let ledger = self.ledger().await.into_iter();
+        let lines = ledger.chain(log.lines().filter_map(finished));
+        lines.map(|line| (line.journal_id.clone(), line)).collect()
     }
 
     /// Returns a path of the plugin's socket on this side.

@@ -76,15 +76,15 @@ impl Told {
     /// Waits until all that was written has arrived, and the ledger accounts for all of it.
     pub(crate) async fn settle(&self, scene: &Scene) -> Report {
         let tallies = self.tallies();
-        let mut ledger = Vec::new();
+        let mut ledger = BTreeMap::new();
         let mut scripts = Vec::new();
         let is_accounted_for = async || {
-            ledger = scene.ledger().await;
+            ledger = scene.accounts().await;
             scripts = self::scripts(&tallies, &scene.standin.uploads(TOPIC_ID), |_| LINE_BYTES);
             let written: u64 = scripts.iter().map(|script| script.line_count).sum();
             let names = |name: &str| tallies.iter().any(|tally| tally.container == name);
             let ours = ledger
-                .iter()
+                .values()
                 .filter(|line| names(line.container_name.trim_start_matches('/')));
             let sum = |(received, delivered), line: &Line| {
                 (received + line.received, delivered + line.delivered)

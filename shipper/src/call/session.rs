@@ -12,7 +12,7 @@ use proto::frame::{self, Decoded};
 use proto::limits::{OPEN_BYTES_MAX, REQUEST_EVENTS_MAX, STREAMS_PER_CALL_MAX};
 use proto::relay::event::Kind;
 use proto::relay::{
-    Chunk, Container, Finish, Hole, Open, Opened, Refused, ShipRequest, ShipResponse,
+    Chunk, Container, Finish, Hole, Open, Opened, Refused, ShipRequest, ShipResponse, StreamReport,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -439,6 +439,8 @@ impl Session {
             if stream.end_offset.is_some_and(|end| ack.offset >= end) {
                 ack.is_last = true;
                 if let Some(counters) = stream.last_counters() {
+                    // The ledger lives as long as this process, so the log has them, too.
+                    log_end(&stream.host, &counters);
                     let ledger = &self.shared.ledger;
                     ledger.finish(self.host.tenant(), &stream.host, counters);
                 }
@@ -580,6 +582,21 @@ pub(crate) fn check_host_name(host: &str) -> Result<(), String> {
         return Err(rule);
     }
     Ok(())
+}
+
+/// Says what became of a stream's entries, once all of them are settled.
+fn log_end(host: &str, counters: &StreamReport) {
+    info!(
+        host,
+        container = counters.container_name,
+        journal_id = counters.journal_id,
+        received = counters.received_entries,
+        delivered = counters.delivered_entries,
+        filtered = counters.filtered_entries,
+        dropped = counters.dropped_entries.values().sum::<u64>(),
+        dead_lettered = counters.dead_lettered_entries,
+        "stream finished"
+    );
 }
 
 pub(super) fn broken(number: u32, what: &str) -> Status {

@@ -81,7 +81,7 @@ struct Share {
 }
 
 /// One line of the ledger: a stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     /// Host name.
     pub host: String,
