@@ -36,5 +36,5 @@ found=$(cargo tree --locked --package driver --edges normal --prefix none | grep
 
 if has shellcheck; then
   say "scripts"
-  shellcheck --external-sources scripts/*.sh .ci/run
+  shellcheck --external-sources scripts/*.sh findings/*.sh .ci/run
 fi
