@@ -11,6 +11,7 @@ source "$(dirname "$0")/common.sh"
 
 tag=${1:-latest}
 dockerfiles=("$ROOT/Dockerfile.driver" "$ROOT/Dockerfile.shipper")
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$ROOT/Cargo.toml" | head -1)
 base=$(sed -n 's/^ARG RUST_IMAGE=//p' "$ROOT/Dockerfile.driver")
 
 need_engine
@@ -31,5 +32,6 @@ docker image prune -f --filter label=cls.stage=build --filter until=24h >/dev/nu
 for dockerfile in "${dockerfiles[@]}"; do
   image=cls-${dockerfile##*.}:$tag
   say "building $image"
-  docker build "${options[@]}" --build-arg PROFILE="${IMAGE_PROFILE:-release}" -f "$dockerfile" -t "$image" "$ROOT"
+  docker build "${options[@]}" --build-arg PROFILE="${IMAGE_PROFILE:-release}" --build-arg VERSION="$version" \
+    -f "$dockerfile" -t "$image" "$ROOT"
 done

@@ -132,6 +132,13 @@ fn images_of_the_dockerfiles_work_as_they_are() {
         let shipper = format!("cls-shipper:{TAG}");
         let user = ["image", "inspect", "-f", "{{.Config.User}}", &shipper];
         assert_eq!(scene.docker(user).await, "65532:65532");
+        let version = "{{index .Config.Labels \"org.opencontainers.image.version\"}}";
+        let version = ["image", "inspect", "-f", version, &shipper];
+        assert_eq!(scene.docker(version).await, env!("CARGO_PKG_VERSION"));
+        let healthy = ["ps", "--quiet", "--filter", "health=healthy"];
+        let is_healthy = async || !scene.docker(healthy).await.is_empty();
+        let waited = wait_until("the shipper is healthy", DEADLINE, is_healthy).await;
+        waited.unwrap();
         let files = files_of(scene, &shipper).await;
         assert_eq!(files, ["cls-shipper"], "nothing else, and no shell");
     });
