@@ -61,10 +61,11 @@ pub(crate) use budget::{Bounds, Budget, Shortage};
 
 pub(crate) use counters::DropReason;
 pub(crate) use medium::{
-    Folder, STATE_DAMAGED_FILE_NAME, STATE_FILE_NAME, segment_file_name, segment_start,
+    Folder, Loss, STATE_DAMAGED_FILE_NAME, STATE_FILE_NAME, loss_file_name, noted_loss,
+    segment_file_name, segment_start,
 };
 pub(crate) use reader::{Next, SettledCounts};
-pub(crate) use recover::{OpenError, Recovered, in_memory, open, read_state};
+pub(crate) use recover::{OpenError, Recovered, in_memory, in_memory_after_loss, open, read_state};
 pub(crate) use shared::{Journal, Totals};
 pub(crate) use state::{Hole, Saved};
 

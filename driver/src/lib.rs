@@ -21,6 +21,7 @@ pub mod descriptors;
 mod disk;
 mod engine;
 pub mod inspect;
+mod isolate;
 mod journal;
 pub mod logging;
 mod pump;

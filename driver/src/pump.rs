@@ -2,6 +2,7 @@
 
 mod beat;
 mod commands;
+mod discard;
 mod fifo;
 mod full_journal;
 mod pipes;

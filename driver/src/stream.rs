@@ -1,13 +1,14 @@
 //! One stream: one FIFO, one start of a container, one journal. Whatever moves its bytes meets here.
 
 use crate::descriptors;
+use crate::isolate::caught;
 use crate::journal::{DropReason, Journal, Totals};
 use crate::table::Meta;
 use proto::log_opts::Mode;
 use proto::relay::{self, StreamReport};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// One stream.
@@ -29,6 +30,9 @@ pub(crate) struct Stream {
     /// Milliseconds that its bytes may wait in the pipe; [`HOLD_UNSAID`] while no shipper has opened it.
     hold_ms: AtomicU32,
     is_given_up: AtomicBool,
+    is_failed: AtomicBool,
+    /// Entries that the FIFO gave after the stream had failed.
+    discarded_entries: AtomicU64,
 }
 
 const HOLD_UNSAID: u32 = u32::MAX;
@@ -70,6 +74,8 @@ impl Stream {
             is_ready: AtomicBool::new(false),
             hold_ms: AtomicU32::new(HOLD_UNSAID),
             is_given_up: AtomicBool::new(false),
+            is_failed: AtomicBool::new(false),
+            discarded_entries: AtomicU64::new(0),
         }
     }
 
@@ -158,7 +164,41 @@ impl Stream {
 
     /// Returns whether the relay is to leave it alone.
     pub(crate) fn is_given_up(&self) -> bool {
-        self.is_given_up.load(Ordering::Acquire)
+        self.is_given_up.load(Ordering::Acquire) || self.is_failed()
+    }
+
+    /// Works on this stream alone. If that panics, the stream has failed, and nothing else: its FIFO is read
+    /// on, what it gives is dropped and counted, and what the journal holds waits for the next process.
+    /// `None` if it has failed, now or before.
+    pub(crate) fn isolate<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        if self.is_failed() {
+            return None;
+        }
+        match caught(work) {
+            Ok(result) => Some(result),
+            Err(panicked) => {
+                if !self.is_failed.swap(true, Ordering::AcqRel) {
+                    tracing::error!(
+                        error = %panicked,
+                        container = self.container_id(),
+                        stream = self.number(),
+                        "a container's stream has failed: what it writes from now on is dropped, and counted; \
+                         what is in its journal waits for a new process"
+                    );
+                }
+                None
+            }
+        }
+    }
+
+    /// Returns whether work on it has panicked.
+    pub(crate) fn is_failed(&self) -> bool {
+        self.is_failed.load(Ordering::Acquire)
+    }
+
+    /// Counts entries that the FIFO has given although the stream has failed.
+    pub(crate) fn discarded(&self, entries: u64) {
+        self.discarded_entries.fetch_add(entries, Ordering::Relaxed);
     }
 
     /// Returns what a stream's end tells: its counters, of which those that the present call settles are as
@@ -173,7 +213,14 @@ impl Stream {
 
     /// Returns its counters.
     pub(crate) fn report(&self) -> StreamReport {
-        report(&self.open, &self.journal.totals())
+        let mut report = report(&self.open, &self.journal.totals());
+        let discarded = self.discarded_entries.load(Ordering::Relaxed);
+        if discarded > 0 {
+            report.received_entries = report.received_entries.saturating_add(discarded);
+            let reason = DropReason::InternalError.as_str().to_owned();
+            *report.dropped_entries.entry(reason).or_default() += discarded;
+        }
+        report
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) use names::{
     new_journal_id,
 };
 pub(crate) use record::{
-    META_VERSION, Meta, RecordError, read_record, remove_folder, write_record,
+    META_VERSION, Meta, RecordError, forget_memory, has_lost_memory, note_memory, read_record,
+    remove_folder, write_record,
 };
 pub(crate) use retention::{FoundFile, Owner, Retention, find};

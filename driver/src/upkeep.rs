@@ -79,9 +79,10 @@ impl Upkeep {
         );
     }
 
-    /// Syncs everything that is unacknowledged. Blocks.
+    /// Syncs everything that is unacknowledged, at the end of the process. Blocks.
     pub(crate) fn sync_all(&self) {
         self.sync.all();
+        self.registry.forget_empty_memory();
     }
 
     async fn make_room_always(&self) {

@@ -764,14 +764,19 @@ impl Writer {
         let (reason, _) = hole
             .reason
             .split_at(hole.reason.floor_char_boundary(REASON_BYTES_MAX));
-        let content = format!("{entries} log entries ({hole_bytes} bytes) were dropped: {reason}");
+        // One byte is no entry: it stands for what nobody knows.
+        let (size, hole_bytes) = match (hole.entries, hole_bytes) {
+            (0, 1) => Default::default(),
+            (_, bytes) => (format!(" ({bytes} bytes)"), bytes.to_string()),
+        };
+        let content = format!("{entries} log entries{size} were dropped: {reason}");
         let slot = open_log(bytes, content.len() + 384, time_nano);
         counts.logs += 1;
         let (from, to) = (rfc3339(hole.first_time_nano), rfc3339(hole.last_time_nano));
         for (key, value) in [
             ("content", content.as_str()),
             ("__dropped_entries__", &hole.entries.to_string()),
-            ("__dropped_bytes__", &hole_bytes.to_string()),
+            ("__dropped_bytes__", &hole_bytes),
             ("__dropped_reason__", reason),
             ("__dropped_from__", &from),
             ("__dropped_to__", &to),

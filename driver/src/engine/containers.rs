@@ -18,11 +18,11 @@ use crate::pump::{Fifo, PumpHandle};
 use crate::registry::{Shared, owner};
 use crate::relay::Checker;
 use crate::stream::{NewStream, Stream};
-use crate::table::{TableError, journal_folders, lock_state_dir};
+use crate::table::{TableError, has_lost_memory, journal_folders, lock_state_dir};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use tokio::sync::{Semaphore, watch};
 
 /// Bound of a journal in memory (`no-file=true`), whatever its option says.
@@ -122,7 +122,10 @@ impl Containers {
             .unwrap_or(self.settings.journal_bytes_max);
         if options.no_file {
             let bounds = Bounds::new(bytes_max.min(MEMORY_JOURNAL_BYTES_MAX));
-            return Ok(journal::in_memory(bounds, &self.shared.budget));
+            return Ok(match has_lost_memory(folder) {
+                true => journal::in_memory_after_loss(bounds, &self.shared.budget),
+                false => journal::in_memory(bounds, &self.shared.budget),
+            });
         }
         let mut medium = Folder::new(Arc::clone(&self.shared.disk), folder.to_path_buf());
         if options.keep_file && self.shared.retention.is_enabled() {
@@ -164,10 +167,4 @@ impl Containers {
         }
         stream
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .expect("whoever holds these locks does not panic")
 }

@@ -1,5 +1,6 @@
 //! Why a container is not taken on.
 
+use crate::isolate::Panicked;
 use crate::journal;
 use crate::pump::FifoError;
 use crate::table::RecordError;
@@ -62,6 +63,9 @@ pub(crate) enum StartError {
     /// The journal could not be opened.
     #[error("{}", crate::chain::Chain(.0))]
     Journal(#[from] journal::OpenError),
+    /// Work on it has panicked.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
     /// There are no file descriptors for it: a container whose FIFO is not read can't be stopped.
     #[error(
         "no file descriptors are left for a further container: {taken} are taken by others, \
@@ -88,6 +92,7 @@ impl StartError {
             | Self::Fifo(_)
             | Self::Record { .. }
             | Self::Journal(_)
+            | Self::Panicked(_)
             | Self::Descriptors { .. } => false,
         }
     }

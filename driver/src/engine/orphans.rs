@@ -10,6 +10,7 @@ use super::error::StartError;
 use super::request::Start;
 use crate::blocking::blocking;
 use crate::chain::Chain;
+use crate::isolate::caught;
 use crate::pump::open_fifo;
 use crate::table::{META_VERSION, Meta, new_journal_id};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -57,7 +58,8 @@ impl Containers {
         };
         let mut is_done = true;
         for path in entries.filter(is_fifo).map(|entry| entry.path()) {
-            is_done &= self.read_orphan(&path);
+            // One that panics is not tried for ever.
+            is_done &= caught(|| self.read_orphan(&path)).unwrap_or(true);
         }
         is_done
     }

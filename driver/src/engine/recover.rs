@@ -1,9 +1,10 @@
 //! A new process takes over what an earlier one has left: streams, FIFOs, finished streams.
 
-use super::containers::{Containers, lock};
+use super::containers::Containers;
 use super::error::StartError;
 use super::request::Start;
 use crate::descriptors;
+use crate::isolate::{caught, lock};
 use crate::journal::segment_start;
 use crate::pump::{FifoError, open_fifo};
 use crate::registry::{LeftoverFolder, owner};
@@ -44,7 +45,8 @@ impl Containers {
     fn recover_folders(&self, folders: &[PathBuf], found: &mut Found) -> usize {
         let mut stream_count = 0;
         for folder in folders {
-            match self.recover_folder(folder, found) {
+            let recovered = caught(|| self.recover_folder(folder, found));
+            match recovered.unwrap_or_else(|bug| Err(bug.into())) {
                 Ok(goes_on) => stream_count += usize::from(goes_on),
                 Err(error) => {
                     tracing::error!(
@@ -128,7 +130,7 @@ impl Containers {
         };
         let adopted = fifo
             .map_err(StartError::from)
-            .and_then(|fifo| self.recover_with_fifo(folder, start, fifo));
+            .and_then(|fifo| caught(|| self.recover_with_fifo(folder, start, fifo))?);
         match (&adopted, &*known) {
             (_, Some(_)) => {}
             (Ok(Outcome::GoesOn(stream)), None) => *known = Some(Arc::clone(stream)),
@@ -156,7 +158,11 @@ impl Containers {
             // What was in memory is gone: the offsets begin again, so the journal is another one.
             start.open.journal_id = new_journal_id();
         }
-        let recovered = match self.journal(folder, &start.container_id, &start.options) {
+        let opened = caught(|| self.journal(folder, &start.container_id, &start.options));
+        let opened = opened
+            .map_err(StartError::from)
+            .and_then(|opened| Ok(opened?));
+        let recovered = match opened {
             Ok(recovered) => recovered,
             Err(error) if fifo.is_some() => {
                 // The container must not wait for the disk to be repaired.
@@ -170,7 +176,7 @@ impl Containers {
                 start.open.journal_id = new_journal_id();
                 self.journal(folder, &start.container_id, &start.options)?
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
         if recovered.gap_count > 0 {
             tracing::error!(

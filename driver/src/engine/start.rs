@@ -1,9 +1,10 @@
 //! StartLogging: options are checked, the container is put on record, and its FIFO is read.
 
-use super::containers::{Containers, lock};
+use super::containers::Containers;
 use super::error::StartError;
 use super::request::{Start, StartRequest};
 use crate::descriptors;
+use crate::isolate::{caught, lock};
 use crate::pump::open_fifo;
 use crate::stream::Stream;
 use crate::table::{Meta, new_journal_id, remove_folder, write_record};
@@ -76,7 +77,7 @@ impl Containers {
         if let Some(stream) = &*known {
             return Ok(Arc::clone(stream));
         }
-        let created = self.create(start);
+        let created = caught(|| self.create(start)).unwrap_or_else(|bug| Err(bug.into()));
         match created {
             Ok(stream) => {
                 *known = Some(Arc::clone(&stream));
@@ -100,8 +101,14 @@ impl Containers {
         if let Err(error) = write_record(&*self.shared.disk, &folder, &start.meta()) {
             return self.create_unrecorded(start, &error, fifo);
         }
+        let is_in_memory = start.options.no_file;
         match self.journal(&folder, &start.container_id, &start.options) {
-            Ok(recovered) => Ok(self.insert(start, Some(folder), recovered, Some(fifo))),
+            Ok(recovered) => {
+                if is_in_memory {
+                    self.shared.registry.note_memory(&folder);
+                }
+                Ok(self.insert(start, Some(folder), recovered, Some(fifo)))
+            }
             Err(error) => {
                 remove_folder(&*self.shared.disk, &folder);
                 Err(error.into())

@@ -1,6 +1,7 @@
 //! StopLogging: the FIFO is read empty. Always a success.
 
-use super::containers::{Containers, lock};
+use super::containers::Containers;
+use crate::isolate::lock;
 use crate::pump::open_fifo;
 use crate::stream::Stream;
 use std::path::Path;

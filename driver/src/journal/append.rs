@@ -10,6 +10,7 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use super::bytes::is_shortage;
+use super::counters::DropReason;
 use super::lock::lock;
 use super::medium::{Medium as _, Memory};
 use super::segment::{OPEN_SEGMENTS_MAX, Segment};
@@ -171,6 +172,9 @@ impl Appender {
             }
         }
         let is_fallback = on_disk.is_none();
+        if is_fallback {
+            journal.note_loss(DropReason::MemoryLost);
+        }
         let file = match on_disk {
             Some(file) => file,
             None if journal.fallback_room_bytes() == 0 => return Ok(None),

@@ -19,15 +19,21 @@ pub(crate) enum DropReason {
     CutShort,
     /// The disk no longer has the bytes, or can't read them; counted once per range.
     DiskError,
+    /// Work on the container's stream has panicked; counted once per range.
+    InternalError,
+    /// They were in memory, and went with their process; counted once per range.
+    MemoryLost,
 }
 
 impl DropReason {
     /// All reasons, by their number.
-    pub(crate) const ALL: [Self; 4] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::JournalFull,
         Self::Malformed,
         Self::CutShort,
         Self::DiskError,
+        Self::InternalError,
+        Self::MemoryLost,
     ];
 
     /// Returns the name that counters and `Hole` carry.
@@ -37,6 +43,8 @@ impl DropReason {
             Self::Malformed => "malformed",
             Self::CutShort => "cut_short",
             Self::DiskError => "disk_error",
+            Self::InternalError => "internal_error",
+            Self::MemoryLost => "memory_lost",
         }
     }
 
@@ -47,7 +55,14 @@ impl DropReason {
             Self::Malformed => 1,
             Self::CutShort => 2,
             Self::DiskError => 3,
+            Self::InternalError => 4,
+            Self::MemoryLost => 5,
         }
+    }
+
+    /// Returns the reason with a name.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
 
     /// Returns the reason with a number.
@@ -128,8 +143,10 @@ mod tests {
     fn a_reason_is_found_by_its_number() {
         for reason in DropReason::ALL {
             assert_eq!(DropReason::from_number(reason.number()), Some(reason));
+            assert_eq!(DropReason::from_name(reason.as_str()), Some(reason));
         }
-        assert_eq!(DropReason::from_number(4), None);
+        assert_eq!(DropReason::from_number(6), None);
+        assert_eq!(DropReason::from_name("none"), None);
     }
 
     #[test]

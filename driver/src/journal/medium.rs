@@ -1,5 +1,6 @@
 //! Where a journal's bytes live: a folder on disk, or anonymous memory for `no-file=true`.
 
+use super::counters::DropReason;
 use super::lock::lock;
 use crate::disk::{Disk, RealDisk};
 use rustix::fs::{MemfdFlags, OFlags};
@@ -43,6 +44,16 @@ pub(crate) trait Medium: Debug + Send + Sync {
     /// Tells whether segments are gone when the process ends.
     fn is_memory(&self) -> bool;
 
+    /// Notes for the next process that what follows an offset is lost, unless a segment follows.
+    fn note_loss(&self, _start: u64, _reason: DropReason) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    /// Takes such a note back.
+    fn forget_loss(&self, _start: u64, _reason: DropReason) -> Result<(), Errno> {
+        Ok(())
+    }
+
     /// Waits until a segment's bytes are on stable storage.
     fn sync(&self, segment: BorrowedFd<'_>) -> Result<(), Errno>;
 
@@ -68,6 +79,29 @@ pub(crate) fn segment_file_name(start: u64) -> String {
 pub(crate) fn segment_start(file_name: &str) -> Option<u64> {
     let is_segment = file_name.len() == 20 && file_name.bytes().all(|byte| byte.is_ascii_digit());
     is_segment.then(|| file_name.parse().ok()).flatten()
+}
+
+/// Returns the name of the empty file that notes a loss: where, and why.
+pub(crate) fn loss_file_name(loss: Loss) -> String {
+    format!("{}.{}", segment_file_name(loss.start), loss.reason.as_str())
+}
+
+/// Returns the loss that a file name notes, if it does.
+pub(crate) fn noted_loss(file_name: &str) -> Option<Loss> {
+    let (start, reason) = file_name.split_once('.')?;
+    Some(Loss {
+        start: segment_start(start)?,
+        reason: DropReason::from_name(reason)?,
+    })
+}
+
+/// What follows an offset is lost, if no segment follows: how much, nobody knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Loss {
+    /// The offset.
+    pub(crate) start: u64,
+    /// Why.
+    pub(crate) reason: DropReason,
 }
 
 /// Takes a segment out of the journal in another way than by removing its file: it gets the segment's
@@ -177,6 +211,17 @@ impl Medium for Folder {
         }
     }
 
+    fn note_loss(&self, start: u64, reason: DropReason) -> Result<(), Errno> {
+        let path = self.path.join(loss_file_name(Loss { start, reason }));
+        let flags = OFlags::WRONLY | OFlags::CREATE;
+        self.disk.open(&path, flags).map(drop)
+    }
+
+    fn forget_loss(&self, start: u64, reason: DropReason) -> Result<(), Errno> {
+        let path = self.path.join(loss_file_name(Loss { start, reason }));
+        self.disk.unlink(&path)
+    }
+
     fn sync_folder(&self) -> Result<(), Errno> {
         let has_state = || self.path.join(STATE_FILE_NAME).exists();
         let is_open = lock(&self.state).file.is_some();
@@ -267,6 +312,21 @@ impl Medium for Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_loss_is_found_by_its_name() {
+        for reason in DropReason::ALL {
+            let loss = Loss { start: 7, reason };
+            assert_eq!(noted_loss(&loss_file_name(loss)), Some(loss));
+        }
+        for other in [
+            "00000000000000000007",
+            "00000000000000000007.acked",
+            "state.damaged",
+        ] {
+            assert_eq!(noted_loss(other), None, "{other:?}");
+        }
+    }
 
     #[test]
     fn a_segment_is_found_by_its_name() {

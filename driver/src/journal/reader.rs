@@ -14,6 +14,14 @@ use std::collections::VecDeque;
 /// that holds. Those that are not are found by reading.
 const BOUNDARIES_MAX: usize = 1024;
 
+/// Returns whether a restart would not find holes of this kind by reading, or not why they are.
+fn is_told_by_nothing_else(reason: DropReason) -> bool {
+    match reason {
+        DropReason::JournalFull | DropReason::InternalError | DropReason::MemoryLost => true,
+        DropReason::Malformed | DropReason::CutShort | DropReason::DiskError => false,
+    }
+}
+
 /// What the gatherer may send next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -87,7 +95,7 @@ impl Reader {
             .holes
             .iter()
             .rev()
-            .filter(|hole| hole.reason == DropReason::JournalFull)
+            .filter(|hole| is_told_by_nothing_else(hole.reason))
             .take(state::HOLES_MAX)
             .cloned()
             .collect();

@@ -12,6 +12,7 @@
 //! | a segment wholly acknowledged or in a hole | removed, but for the last |
 //! | a segment longer than the distance to the next | read up to the next |
 //! | a range that neither segment nor hole has | a hole: the disk has lost it (power loss), or only its acknowledgement; counted as lost rather than not at all |
+//! | a note that what follows an offset may be lost, and no segment that follows | a hole of one byte: nobody knows how much it was |
 //! | the last segment ends inside a frame | nothing: the FIFO, or its end, tells the rest |
 //! | bytes that are no frame (zeros, a flipped header) | found by reading: a hole up to the next boundary, counted as one entry |
 //! | bytes that differ inside a frame | shipped as they are: a line has no checksum |
@@ -25,8 +26,8 @@ use super::append::Current;
 use super::budget::{Bounds, Budget};
 use super::counters::DropReason;
 use super::medium::{
-    Folder, Medium, Memory, STATE_DAMAGED_FILE_NAME, STATE_FILE_NAME, segment_file_name,
-    segment_start,
+    Folder, Loss, Medium, Memory, STATE_DAMAGED_FILE_NAME, STATE_FILE_NAME, noted_loss,
+    segment_file_name, segment_start,
 };
 use super::reader::Reader;
 use super::segment::Segment;
@@ -85,14 +86,14 @@ pub(crate) fn open(
     budget: &Arc<Budget>,
 ) -> Result<Recovered, OpenError> {
     let folder = medium.path().to_path_buf();
-    let mut ranges = list_segments(&medium)?;
+    let (mut ranges, losses) = list_segments(&medium)?;
     ranges.sort_unstable_by_key(|range| range.start);
     let found = read_state(&medium)?;
     if found.is_none() {
         set_state_aside(&medium);
     }
     let (sequence, saved) = found.unwrap_or_default();
-    let plan = plan(&saved, &ranges);
+    let plan = plan(&saved, &ranges, &losses);
     // The journal goes on in the last one, if it is whole. The others wait to be read.
     let goes_on = plan.kept.last().filter(|last| last.end == plan.tail);
     let goes_on = match goes_on {
@@ -158,9 +159,20 @@ pub(crate) fn in_memory(bounds: Bounds, budget: &Arc<Budget>) -> Recovered {
     empty(Box::new(Memory), bounds, budget)
 }
 
+/// Returns a journal in memory whose predecessor went with its process, and what it held: it begins with a
+/// hole.
+pub(crate) fn in_memory_after_loss(bounds: Bounds, budget: &Arc<Budget>) -> Recovered {
+    let loss = Loss {
+        start: 0,
+        reason: DropReason::MemoryLost,
+    };
+    let reader = plan(&Saved::default(), &[], &[loss]).into_reader(0, Saved::default());
+    assemble(Box::new(Memory), bounds, budget, VecDeque::new(), reader, 0)
+}
+
 /// Returns an empty journal.
 pub(super) fn empty(medium: Box<dyn Medium>, bounds: Bounds, budget: &Arc<Budget>) -> Recovered {
-    let reader = plan(&Saved::default(), &[]).into_reader(0, Saved::default());
+    let reader = plan(&Saved::default(), &[], &[]).into_reader(0, Saved::default());
     assemble(medium, bounds, budget, VecDeque::new(), reader, 0)
 }
 
@@ -214,16 +226,17 @@ fn assemble(
     }
 }
 
-/// Returns the ranges that the segment files of a folder hold.
-fn list_segments(medium: &Folder) -> Result<Vec<Range<u64>>, OpenError> {
+/// Returns the ranges that the segment files of a folder hold, and the losses that are noted.
+fn list_segments(medium: &Folder) -> Result<(Vec<Range<u64>>, Vec<Loss>), OpenError> {
     let folder = medium.path();
     let list_error = |source| OpenError::List {
         folder: folder.to_path_buf(),
         source,
     };
-    let mut ranges = Vec::new();
+    let (mut ranges, mut losses) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(folder).map_err(list_error)? {
         let name = entry.map_err(list_error)?.file_name();
+        losses.extend(name.to_str().and_then(noted_loss));
         let Some(start) = name.to_str().and_then(segment_start) else {
             continue;
         };
@@ -232,7 +245,7 @@ fn list_segments(medium: &Folder) -> Result<Vec<Range<u64>>, OpenError> {
         let bytes = u64::try_from(stat.st_size).unwrap_or(0);
         ranges.push(start..start.saturating_add(bytes));
     }
-    Ok(ranges)
+    Ok((ranges, losses))
 }
 
 /// Opens the segment in which a journal goes on; `None` on a read-only disk, where it goes on in
@@ -308,8 +321,8 @@ impl Plan {
     }
 }
 
-/// Decides over segments, sorted by start, and the state.
-fn plan(saved: &Saved, segments: &[Range<u64>]) -> Plan {
+/// Decides over segments, sorted by start, the state, and the losses that are noted.
+fn plan(saved: &Saved, segments: &[Range<u64>], losses: &[Loss]) -> Plan {
     let acked = saved.acked;
     let mut ranges: Vec<Range<u64>> = Vec::with_capacity(segments.len());
     for segment in segments {
@@ -321,8 +334,18 @@ fn plan(saved: &Saved, segments: &[Range<u64>]) -> Plan {
     let mut holes = saved_holes(saved);
     let segments_end = ranges.last().map_or(0, |last| last.end);
     let holes_end = holes.last().map_or(0, |last| last.span.end);
-    let tail = acked.max(segments_end).max(holes_end);
-    let gaps = gaps(acked..tail, &ranges, &holes);
+    let end = acked.max(segments_end).max(holes_end);
+    let loss = losses.iter().find(|loss| loss.start >= end);
+    let end = loss.map_or(end, |loss| loss.start);
+    // How much it was, nobody knows: one byte stands for it.
+    let loss = loss.map(|loss| lost(end..end.saturating_add(1), loss.reason));
+    let tail = loss.as_ref().map_or(end, |hole| hole.span.end);
+    let mut gaps = gaps(acked..end, &ranges, &holes);
+    for gap in &mut gaps {
+        let noted = losses.iter().find(|loss| loss.start == gap.span.start);
+        gap.reason = noted.map_or(gap.reason, |loss| loss.reason);
+    }
+    holes.extend(loss);
     let gap_count = gaps.len();
     holes.extend(gaps);
     holes.sort_unstable_by_key(|hole| hole.span.start);
@@ -344,6 +367,17 @@ fn plan(saved: &Saved, segments: &[Range<u64>]) -> Plan {
         kept: ranges,
         holes,
         gap_count,
+    }
+}
+
+/// Returns a hole of which nothing is known.
+fn lost(span: Range<u64>, reason: DropReason) -> Hole {
+    Hole {
+        span,
+        entries: 0,
+        first_time_nano: 0,
+        last_time_nano: 0,
+        reason,
     }
 }
 
@@ -370,13 +404,7 @@ fn gaps(span: Range<u64>, segments: &[Range<u64>], holes: &[Hole]) -> Vec<Hole> 
     let mut at = span.start;
     for range in known {
         if range.start > at {
-            gaps.push(Hole {
-                span: at..range.start,
-                entries: 0,
-                first_time_nano: 0,
-                last_time_nano: 0,
-                reason: DropReason::DiskError,
-            });
+            gaps.push(lost(at..range.start, DropReason::DiskError));
         }
         at = at.max(range.end);
     }
@@ -393,6 +421,11 @@ fn gaps(span: Range<u64>, segments: &[Range<u64>], holes: &[Hole]) -> Vec<Hole> 
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn noted(start: u64) -> Loss {
+        let reason = DropReason::MemoryLost;
+        Loss { start, reason }
+    }
 
     fn full(span: Range<u64>) -> Hole {
         Hole {
@@ -414,7 +447,7 @@ mod tests {
             holes,
             ..Saved::default()
         };
-        let plan = plan(&saved, segments);
+        let plan = plan(&saved, segments, &[]);
         let holes = plan.holes.into_iter().map(|hole| hole.span).collect();
         (plan.acked, plan.tail, plan.kept, holes)
     }
@@ -467,17 +500,43 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_loss_is_a_hole_where_nothing_follows_it() {
+        let check = |acked, segments: &[Range<u64>], losses: &[u64]| {
+            let saved = Saved {
+                acked,
+                ..Saved::default()
+            };
+            let losses: Vec<_> = losses.iter().copied().map(noted).collect();
+            let plan = plan(&saved, segments, &losses);
+            let holes = plan.holes.into_iter().map(|hole| (hole.span, hole.reason));
+            (plan.tail, holes.collect::<Vec<_>>())
+        };
+        let lost = |span| (span, DropReason::MemoryLost);
+        // Nothing but the note is left.
+        assert_eq!(check(0, &[], &[0]), (1, vec![lost(0..1)]));
+        // The tail was in memory, or was acknowledged before it went.
+        assert_eq!(check(3, &[0..10], &[10]), (11, vec![lost(10..11)]));
+        assert_eq!(check(12, &[0..10], &[10]), (12, vec![]));
+        // The disk took bytes again behind it: they say how much it was.
+        assert_eq!(check(0, &[0..10, 15..20], &[10]), (20, vec![lost(10..15)]));
+        // It was told of before.
+        assert_eq!(check(11, &[11..20], &[10]), (20, vec![]));
+    }
+
     proptest! {
         #[test]
         fn every_byte_is_readable_or_in_one_hole(
             acked in 0_u64..100,
             starts in prop::collection::btree_map(0_u64..100, 0_u64..40, 0..6),
             spans in prop::collection::vec((0_u64..100, 0_u64..30), 0..4),
+            losses in prop::collection::vec(0_u64..150, 0..3),
         ) {
+            let losses: Vec<_> = losses.into_iter().map(noted).collect();
             let segments: Vec<_> = starts.into_iter().map(|(start, bytes)| start..start + bytes).collect();
             let holes = spans.into_iter().map(|(start, bytes)| full(start..start + bytes)).collect();
             let saved = Saved { acked, holes, ..Saved::default() };
-            let plan = plan(&saved, &segments);
+            let plan = plan(&saved, &segments, &losses);
             prop_assert!(plan.acked <= plan.tail);
             for offset in plan.acked..plan.tail {
                 let holes = plan.holes.iter().filter(|hole| hole.span.contains(&offset)).count();

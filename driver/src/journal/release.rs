@@ -2,6 +2,7 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use super::counters::DropReason;
 use super::lock::lock;
 use super::reader::Reader;
 use super::segment::Segment;
@@ -51,6 +52,9 @@ impl Journal {
         self.has_overdraft.store(false, Ordering::Relaxed);
         if segment.is_fallback {
             self.fallback_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            // A note that stays says nothing wrong: what it is about is finished with.
+            let reason = DropReason::MemoryLost;
+            self.medium.forget_loss(segment.start, reason).ok();
             return;
         }
         let removed = if segment.end() <= acked {

@@ -4,11 +4,12 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use super::budget::{Bounds, Budget, Shortage};
-use super::counters::Counters;
+use super::counters::{Counters, DropReason};
 use super::lock::lock;
 use super::medium::Medium;
 use super::reader::Reader;
 use super::segment::Segment;
+use crate::isolate;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -125,6 +126,14 @@ impl Journal {
         self.has_overdraft.store(true, Ordering::Relaxed);
     }
 
+    /// Notes for the next process that what follows the tail may be lost. Only the pump; it takes no lock.
+    pub(crate) fn note_loss(&self, reason: DropReason) {
+        let tail = self.tail.load(Ordering::Acquire);
+        if let Err(error) = self.medium.note_loss(tail, reason) {
+            tracing::debug!(%error, "could not note for the next process that something may be lost");
+        }
+    }
+
     /// Says that the FIFO has come to its end. Only the pump, after its last append.
     pub(crate) fn end(&self) {
         self.has_ended.store(true, Ordering::Release);
@@ -139,9 +148,9 @@ impl Journal {
         self.has_ended.load(Ordering::Acquire)
     }
 
-    /// Returns the counters.
+    /// Returns the counters; after a panic they may be off by what that was about.
     pub(crate) fn totals(&self) -> Totals {
-        let reader = lock(&self.reader);
+        let reader = isolate::lock(&self.reader);
         let mut settled = reader.settled;
         for hole in &reader.holes {
             settled.dropped.add(hole.reason, hole.counted_entries());

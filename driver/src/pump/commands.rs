@@ -1,8 +1,9 @@
 //! What the pump is told to do.
 
 use super::fifo::Fifo;
+use crate::isolate::lock;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
 
 #[derive(Debug)]
@@ -51,10 +52,4 @@ impl PumpHandle {
             tracing::error!(%error, "could not wake the pump");
         }
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .expect("whoever holds the pump's locks does not panic")
 }

@@ -10,11 +10,13 @@
 //! watch (`/proc/sys/fs/epoll/max_user_watches`) is read by time until it does not.
 
 use super::beat::{Beat, INTERVAL_MIN, Turn};
-use super::commands::{Command, Shared, lock};
+use super::commands::{Command, Shared};
+use super::discard::Discard;
 use super::fifo::Fifo;
 use super::full_journal::{Action, Blocked, FullJournal};
 use super::pipes::{PIPE_BYTES, Pipes};
-use crate::journal::Appended;
+use crate::isolate::{caught, lock};
+use crate::journal::{Appended, DropReason};
 use crate::logging::Throttle;
 use crate::registry::Signals;
 use proto::log_opts::Mode;
@@ -89,12 +91,35 @@ struct Reading {
     /// When it is read next, and when it was read last, while it is paced.
     paced: Option<(Duration, Duration)>,
     full_journal: FullJournal,
+    /// Set once the stream has failed.
+    discard: Option<Discard>,
     drains: Vec<oneshot::Sender<()>>,
     /// When the first of them came.
     drain_since: Option<Instant>,
 }
 
 impl Reading {
+    /// Moves at most `bytes_max` bytes from the FIFO to the journal. A stream that has failed takes none: they
+    /// are dropped, and counted.
+    fn take(&mut self, bytes_max: usize, now: Instant) -> Result<Appended, Errno> {
+        let (stream, appender) = (&self.fifo.stream, &mut self.fifo.appender);
+        let file = self.fifo.file.as_fd();
+        let appended = stream.isolate(|| appender.append(stream.journal(), file, bytes_max, now));
+        if let Some(appended) = appended {
+            return appended;
+        }
+        let discard = self.discard.get_or_insert_with(|| {
+            // The tail may lie inside of an entry, whose rest is dropped.
+            if let Err(bug) = caught(|| stream.journal().note_loss(DropReason::InternalError)) {
+                tracing::error!(error = %bug, "could not note a loss");
+            }
+            Discard::new()
+        });
+        let (taken, entries) = discard.read(file)?;
+        stream.discarded(entries);
+        Ok(taken)
+    }
+
     /// Tells who waits for an empty FIFO that it is.
     fn answer_drains(&mut self) {
         self.drain_since = None;
@@ -301,12 +326,10 @@ impl Worker {
         let Some(reading) = self.reading(index) else {
             return;
         };
-        let journal = reading.fifo.stream.journal();
         let mut moved_bytes = 0_usize;
         let outcome = loop {
             let rest = ROUND_BYTES_MAX.saturating_sub(moved_bytes);
-            let file = reading.fifo.file.as_fd();
-            match reading.fifo.appender.append(journal, file, rest, now) {
+            match reading.take(rest, now) {
                 Ok(Appended::Moved(bytes)) => {
                     moved_bytes += bytes;
                     break Outcome::Empty;
@@ -495,7 +518,9 @@ impl Worker {
         self.pipes.forget(reading.pipe_bytes);
         let stream = &reading.fifo.stream;
         self.by_number.remove(&stream.number());
-        stream.journal().end();
+        if let Err(bug) = caught(|| stream.journal().end()) {
+            tracing::error!(error = %bug, container = stream.container_id(), "could not end a journal");
+        }
         self.signals.ended.notify_one();
         match rustix::fs::unlink(stream.file()) {
             Ok(()) | Err(Errno::NOENT) => {}
@@ -546,6 +571,7 @@ impl Worker {
                 beat: Beat::default(),
                 paced: None,
                 full_journal: FullJournal::default(),
+                discard: None,
                 drains: Vec::new(),
                 drain_since: None,
             });

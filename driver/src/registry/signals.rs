@@ -1,7 +1,8 @@
 //! What the parties tell each other: which streams have something to send, and which need room.
 
+use crate::isolate::lock;
 use crate::stream::Stream;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -82,10 +83,4 @@ impl Signals {
             self.room_wanted.notify_one();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .expect("whoever holds the lists' locks does not panic")
 }

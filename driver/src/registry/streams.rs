@@ -1,6 +1,7 @@
 //! All streams of this process, by number and by FIFO.
 
 use crate::disk::Disk;
+use crate::isolate::lock;
 use crate::logging::Throttle;
 use crate::stream::{NewStream, Stream};
 use crate::table::{self, Owner, Retention, remove_folder};
@@ -9,7 +10,7 @@ use proto::relay::StreamReport;
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 /// Ids of stopped containers that are remembered, so that their restart is not taken for their
 /// first start.
@@ -157,7 +158,7 @@ impl Registry {
         let mut waiting = Vec::new();
         for stream in self.streams() {
             if stream.is_over_untold() {
-                self.retire(&stream);
+                stream.isolate(|| self.retire(&stream));
             } else if stream.journal().has_ended() {
                 waiting.push(stream);
             }
@@ -173,7 +174,7 @@ impl Registry {
     fn give_up(&self, stream: &Stream) {
         stream.give_up();
         let mut buffer = vec![0; CHUNK_BYTES_MAX];
-        while stream.journal().count_ahead(&mut buffer) > 0 {}
+        stream.isolate(|| while stream.journal().count_ahead(&mut buffer) > 0 {});
         let totals = stream.journal().totals();
         let dropped = totals.received.saturating_sub(totals.settled.total());
         let mut report = stream.report();
@@ -224,25 +225,53 @@ impl Registry {
     pub(crate) fn record_late(&self) -> bool {
         let mut is_complete = true;
         for stream in self.streams() {
-            let mut unrecorded = lock(&stream.unrecorded);
-            let (Some(meta), Some(folder)) = (&*unrecorded, &stream.folder) else {
-                continue;
-            };
-            match table::write_record(&*self.disk, folder, meta) {
-                Ok(()) => {
-                    *unrecorded = None;
-                    tracing::info!(
-                        container = stream.container_id(),
-                        "the container is on record now"
-                    );
-                }
-                Err(error) => {
-                    is_complete = false;
-                    tracing::debug!(%error, "could not record a container yet");
-                }
-            }
+            is_complete &= stream
+                .isolate(|| self.record_one_late(&stream))
+                .unwrap_or(true);
         }
         is_complete
+    }
+
+    /// Notes that a container's entries are in memory. Blocks.
+    pub(crate) fn note_memory(&self, folder: &Path) {
+        if let Err(error) = table::note_memory(&*self.disk, folder) {
+            tracing::debug!(%error, "could not note that a container's entries are in memory");
+        }
+    }
+
+    /// Says on disk which journals in memory hold nothing that the end of this process loses. Blocks.
+    pub(crate) fn forget_empty_memory(&self) {
+        for stream in self.streams() {
+            let journal = stream.journal();
+            let is_empty = journal.is_in_memory() && journal.unacked_bytes() == 0;
+            if let Some(folder) = stream.folder.as_deref().filter(|_| is_empty) {
+                // What can't be said costs a record that says too much.
+                table::forget_memory(&*self.disk, folder).ok();
+            }
+        }
+    }
+
+    /// Returns whether a container is on record.
+    fn record_one_late(&self, stream: &Stream) -> bool {
+        let mut unrecorded = lock(&stream.unrecorded);
+        let (Some(meta), Some(folder)) = (&*unrecorded, &stream.folder) else {
+            return true;
+        };
+        match table::write_record(&*self.disk, folder, meta) {
+            Ok(()) => {
+                *unrecorded = None;
+                self.note_memory(folder);
+                tracing::info!(
+                    container = stream.container_id(),
+                    "the container is on record now"
+                );
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, "could not record a container yet");
+                false
+            }
+        }
     }
 }
 
@@ -265,10 +294,4 @@ pub(crate) fn owner(folder: &Path, container_id: &str) -> Owner {
         folder: folder.into(),
         container_id: container_id.into(),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .expect("whoever holds the registry's lock does not panic")
 }

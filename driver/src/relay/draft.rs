@@ -26,11 +26,37 @@ impl Draft {
         self.events.push(Event { kind: Some(kind) });
     }
 
+    /// Returns how far it is filled.
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            event_count: self.events.len(),
+            chunk_count: self.chunks.len(),
+            used_bytes: self.used_bytes,
+            open_bytes: self.open_bytes,
+        }
+    }
+
+    /// Takes out what came since a mark.
+    pub(super) fn back_to(&mut self, mark: &Mark) {
+        self.events.truncate(mark.event_count);
+        self.chunks.truncate(mark.chunk_count);
+        self.used_bytes = mark.used_bytes;
+        self.open_bytes = mark.open_bytes;
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.events.len() >= REQUEST_EVENTS_MAX
             || self.open_bytes >= REQUEST_OPENS_BYTES_MAX
             || REQUEST_BYTES_MAX - self.used_bytes < FRAME_BYTES_MAX
     }
+}
+
+/// How far a request was filled.
+pub(super) struct Mark {
+    event_count: usize,
+    chunk_count: usize,
+    used_bytes: usize,
+    open_bytes: usize,
 }
 
 pub(super) fn hole_event(stream: u32, hole: &Hole) -> relay::Hole {

@@ -142,7 +142,7 @@ impl Gatherer {
             .set_unopened_hold(Some(Duration::from_millis(HOLD_MS_DEFAULT.into())));
         for stream in self.registry.streams() {
             stream.set_hold(None);
-            stream.journal().rewind();
+            stream.isolate(|| stream.journal().rewind());
             self.enqueue_stream(&stream);
         }
     }
@@ -156,7 +156,8 @@ impl Gatherer {
     pub(crate) fn has_in_flight(&self) -> bool {
         self.streams.values().any(|call| {
             let is_open = matches!(call.phase, Phase::Open { .. });
-            is_open && call.stream.journal().has_in_flight()
+            let stream = &call.stream;
+            is_open && stream.isolate(|| stream.journal().has_in_flight()) == Some(true)
         })
     }
 
@@ -170,16 +171,17 @@ impl Gatherer {
         let mut output = GatherOutput::default();
         for response in responses.drain(..) {
             for opened in response.opened {
-                self.opened(&opened, &mut output);
+                self.isolate(opened.stream, |this| this.opened(&opened, &mut output));
             }
             for ack in response.acks {
-                self.acked(&ack, &mut output);
+                self.isolate(ack.stream, |this| this.acked(&ack, &mut output));
             }
             for window in response.windows {
-                self.resized(&window, &mut output);
+                self.isolate(window.stream, |this| this.resized(&window, &mut output));
             }
             for refused in response.refused {
-                self.refused(refused.stream, refused.reason);
+                let (number, reason) = (refused.stream, refused.reason);
+                self.isolate(number, |this| this.refused(number, reason));
             }
         }
         output.wake_at = self.retries.iter().map(|&(at, _)| at).min();
@@ -212,7 +214,9 @@ impl Gatherer {
             streams.retain(|stream| {
                 let bytes = match left_bytes {
                     0 => 0,
-                    _ => stream.journal().count_ahead(&mut buffer),
+                    _ => stream
+                        .isolate(|| stream.journal().count_ahead(&mut buffer))
+                        .unwrap_or(0),
                 };
                 left_bytes = left_bytes.saturating_sub(bytes);
                 bytes > 0
@@ -235,7 +239,13 @@ impl Gatherer {
             let Some((_, number)) = self.queue.pop_front() else {
                 break;
             };
-            self.visit_stream(number, &mut buffer, &mut draft);
+            let mark = draft.mark();
+            let visited = self.isolate(number, |this| {
+                this.visit_stream(number, &mut buffer, &mut draft);
+            });
+            if visited.is_none() {
+                draft.back_to(&mark);
+            }
         }
         output.has_more = !self.queue.is_empty();
         output.wake_at = self.retries.iter().map(|&(at, _)| at).min();
@@ -298,7 +308,20 @@ impl Gatherer {
         }
     }
 
+    /// Works on one stream of the call. One that has failed leaves it: `None`.
+    fn isolate(&mut self, number: u32, work: impl FnOnce(&mut Self)) -> Option<()> {
+        let stream = Arc::clone(&self.streams.get(&number)?.stream);
+        let done = stream.isolate(|| work(self));
+        if done.is_none() {
+            self.forget(number);
+        }
+        done
+    }
+
     fn enqueue_stream(&mut self, stream: &Arc<Stream>) {
+        if stream.is_failed() {
+            return;
+        }
         let number = stream.number();
         if !self.streams.contains_key(&number) {
             if self.streams.len() >= STREAMS_PER_CALL_MAX {

@@ -3,7 +3,10 @@
 
 use super::names::{ENDED_FILE_NAME, META_FILE_NAME, META_NEW_FILE_NAME, kept_start};
 use crate::disk::Disk;
-use crate::journal::{STATE_DAMAGED_FILE_NAME, STATE_FILE_NAME, segment_start};
+use crate::journal::{
+    DropReason, Loss, STATE_DAMAGED_FILE_NAME, STATE_FILE_NAME, loss_file_name, noted_loss,
+    segment_start,
+};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -148,6 +151,29 @@ fn write_new(disk: &dyn Disk, folder: &Path, meta: &Meta) -> std::io::Result<(Pa
     Ok((new_path, file))
 }
 
+/// What a folder notes as long as its container's entries are in memory.
+const IN_MEMORY: Loss = Loss {
+    start: 0,
+    reason: DropReason::MemoryLost,
+};
+
+/// Notes that a container's entries are in memory: the next process tells that some may be lost.
+pub(crate) fn note_memory(disk: &dyn Disk, folder: &Path) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE;
+    let path = folder.join(loss_file_name(IN_MEMORY));
+    disk.open(&path, flags).map(drop)
+}
+
+/// Takes such a note back: nothing is in memory that is not acknowledged.
+pub(crate) fn forget_memory(disk: &dyn Disk, folder: &Path) -> Result<(), Errno> {
+    disk.unlink(&folder.join(loss_file_name(IN_MEMORY)))
+}
+
+/// Returns whether a process has ended with entries of a container in memory, or may have.
+pub(crate) fn has_lost_memory(folder: &Path) -> bool {
+    folder.join(loss_file_name(IN_MEMORY)).exists()
+}
+
 /// Removes a stream's folder. The record goes last: a folder that is half removed is still a
 /// stream that has ended, of which nothing is left. What the disk does not let go is over, and goes
 /// when the next process starts.
@@ -182,7 +208,8 @@ fn unlink_segments(disk: &dyn Disk, folder: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let name = entry?.file_name();
         let is_segment = |name: &str| segment_start(name).or(kept_start(name)).is_some();
-        if name.to_str().is_some_and(is_segment) {
+        let is_ours = |name: &str| is_segment(name) || noted_loss(name).is_some();
+        if name.to_str().is_some_and(is_ours) {
             disk.unlink(&folder.join(name))?;
         }
     }

@@ -10,11 +10,12 @@ use super::names::{files, kept_path, kept_start};
 use super::record::{end_record, remove_folder};
 use crate::config::Config;
 use crate::disk::Disk;
+use crate::isolate::lock;
 use crate::journal::{segment_file_name, segment_start};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 /// What a file counts at least: many short-lived containers must not use up the disk's inodes.
@@ -286,12 +287,6 @@ pub(crate) fn find(owner: &Owner) -> Vec<FoundFile> {
     };
     let files = files(&owner.folder, kept_start);
     files.into_iter().map(found).collect()
-}
-
-fn lock(mutex: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
-    mutex
-        .lock()
-        .expect("whoever holds the list's lock does not panic")
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ impl Room {
         let streams = self.signals.take_needing_room();
         streams
             .iter()
-            .map(|stream| self.make_room_for(stream))
+            .filter_map(|stream| stream.isolate(|| self.make_room_for(stream)))
             .fold(0, u64::saturating_add)
     }
 
@@ -77,9 +77,11 @@ impl Room {
         let streams = self.registry.streams();
         let largest = streams
             .iter()
-            .map(|stream| stream.journal())
-            .filter(|journal| journal.is_in_memory() == is_in_memory)
-            .max_by_key(|journal| journal.held_bytes());
-        largest.map_or(0, |largest| largest.drop_oldest(bytes_max))
+            .filter(|stream| !stream.is_failed())
+            .filter(|stream| stream.journal().is_in_memory() == is_in_memory)
+            .max_by_key(|stream| stream.journal().held_bytes());
+        largest
+            .and_then(|largest| largest.isolate(|| largest.journal().drop_oldest(bytes_max)))
+            .unwrap_or(0)
     }
 }

@@ -21,7 +21,10 @@ impl Sync {
         // A record that is missing is reason enough for a next round.
         let mut has_unacked = !self.registry.record_late();
         for stream in self.registry.streams() {
-            match stream.journal().sync_aged() {
+            let Some(synced) = stream.isolate(|| stream.journal().sync_aged()) else {
+                continue;
+            };
+            match synced {
                 Ok(is_unacked) => has_unacked |= is_unacked,
                 Err(error) => {
                     has_unacked = true;
@@ -43,7 +46,7 @@ impl Sync {
     /// Syncs everything that is unacknowledged. Blocks.
     pub(super) fn all(&self) {
         for stream in self.registry.streams() {
-            if let Err(error) = stream.journal().sync() {
+            if let Some(Err(error)) = stream.isolate(|| stream.journal().sync()) {
                 tracing::warn!(
                     %error,
                     container = stream.container_id(),

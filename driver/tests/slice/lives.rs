@@ -192,3 +192,46 @@ async fn verify_names_each_kind_of_damage_and_no_bad_folder_hides_another() {
     assert_eq!(code, 0, "{listed}");
     assert_eq!(listed.lines().count(), 5, "{listed}");
 }
+
+/// Runs a container whose journal is in memory, ends its process, and returns the holes that the next one tells.
+async fn holes_after_memory(is_shipped: bool) -> Vec<(u64, String)> {
+    let host = Host::new();
+    let shipper = is_shipped.then(|| FakeShipper::start(&host.shipper(), Behaviour::default()));
+    let driver = host.run();
+    let mut container = Container::new(host.path(), "c1");
+    host.start(&container, r#"{"no-file":"true"}"#).await;
+    container.write_lines(10).await;
+    host.stop(&container).await;
+    match &shipper {
+        Some(shipper) => {
+            let is_acked = |state: &fake::State| state.logs.values().any(|log| log.acked > 0);
+            shipper.wait("all is acknowledged", is_acked).await;
+            driver.stop().await;
+        }
+        None => driver.drop_abruptly().await,
+    }
+    drop(shipper);
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::default());
+    let driver = host.run();
+    container.write_lines(5).await;
+    connect(&host.plugin()).await;
+    host.stop(&container).await;
+    container.close();
+    host.no_stream_is_left().await;
+    let log = shipper.log_of("c1");
+    assert_eq!(log.lines(), &numbered_lines(15)[10..]);
+    driver.stop().await;
+    let holes = log.holes.into_iter();
+    holes.map(|hole| (hole.entries, hole.reason)).collect()
+}
+
+#[tokio::test]
+async fn entries_in_memory_that_went_with_their_process_leave_a_hole() {
+    let lost = (0, "memory_lost".to_owned());
+    assert_eq!(holes_after_memory(false).await, [lost]);
+}
+
+#[tokio::test]
+async fn a_process_that_ends_with_nothing_in_memory_leaves_no_hole() {
+    assert_eq!(holes_after_memory(true).await, []);
+}

@@ -13,6 +13,7 @@ mod fake;
 mod faulty;
 mod lives;
 mod pace;
+mod panics;
 
 use driver::{Config, Disk, RawConfig, RealDisk, RunError, TableError};
 use fake::{

@@ -31,6 +31,7 @@ const CRATES: &[Rooms] = &[
                 "config",
                 "descriptors",
                 "disk",
+                "isolate",
                 "logging",
             ],
             &["sandbox"],
