@@ -29,7 +29,7 @@ mod value;
 
 pub use detail::ContainerDetail;
 pub use fault::{LogOptsError, fault, go_regex_rule, unknown_tag_rule};
-pub use opts::{Attributes, Credentials, JOURNAL_BYTES_MIN, LogOpts, Mode, Multiline};
+pub use opts::{Attributes, Credentials, JOURNAL_BYTES_MIN, LogOpts, Mode, Multiline, Parse};
 pub use reader::VALUE_BYTES_MAX;
 pub use secret::{MASK, Secret};
 pub use table::{Consumer, Kind, OPTIONS, OptionSpec, find};

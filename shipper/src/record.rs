@@ -8,16 +8,18 @@
 //! A record is a `Log` of CLS, written as protobuf straight into a buffer that is used again: a
 //! plain line costs no allocation, no `String` and no tree. Its fields are
 //!
-//! - the members of a JSON object ([`json`] says how), or any other text in `content`;
+//! - what its text has ([`parse`] says how): the members of a JSON object, the pairs of logfmt and so on, or
+//!   else the text in `content`;
 //! - the container's constant fields ([`metadata`] names all fields);
 //! - with `record-id`, `__record_id__`: journal id and offset of the first entry, the same in all
 //!   copies of a record;
 //! - `__cut__`, if the record is not the whole: `line` says that it is a part of a longer line and
-//!   that the other parts are in other records, `value` that text was left out.
+//!   that the other parts are in other records, `value` that text was left out;
+//! - `LogParseFailure`, if its text is not of the form that `parse` asks for: the name of the form.
 //!
 //! Its time is Docker's, of the first entry, in milliseconds, which is what CLS keeps.
 //!
-//! Filters, template and JSON act on what a reader takes for a line: joined from its pieces, and
+//! Filters, template and `parse` act on what a reader takes for a line: joined from its pieces, and
 //! grouped if `multiline-pattern` asks for it.
 //!
 //! Bounds, which make every limit of CLS hold by construction: the text of a record has at most
@@ -36,9 +38,11 @@
 //! Regular expressions mean what they mean in Go ([`pattern`]).
 
 mod decode;
+mod fields;
 mod json;
 mod lines;
 mod metadata;
+mod parse;
 mod pattern;
 mod tag;
 mod template;
@@ -57,6 +61,7 @@ use crate::cls::encode::{self, Slot, pair_bytes, put_lossy, put_pair, put_pair_h
 use decode::{Decoder, seen_by_patterns};
 use lines::{Grouper, Head, Joiner, MultilineRule, without_line_end};
 use metadata::ConstantFields;
+use parse::{Parsed, Parser};
 use pattern::Pattern;
 
 /// Bytes of the fields that a record has from its line, encoded. An object beyond it becomes text,
@@ -66,6 +71,14 @@ const LINE_FIELDS_BYTES_MAX: usize = 21 << 16;
 
 /// Bytes of the values among them.
 const LINE_VALUES_BYTES_MAX: usize = CLS_VALUE_BYTES_MAX;
+
+/// Bounds of these fields.
+const LINE_FIELDS: fields::Rules = fields::Rules {
+    key_prefix: b"",
+    taken_key: None,
+    fields_bytes_max: LINE_FIELDS_BYTES_MAX,
+    values_bytes_max: LINE_VALUES_BYTES_MAX,
+};
 
 /// Bytes of a record's own frame: tags, lengths, time, record id, mark.
 const FRAME_FIELDS_BYTES_MAX: usize = 256;
@@ -113,6 +126,8 @@ const CONTENT_KEY: &[u8] = b"content";
 const RECORD_ID_KEY: &[u8] = b"__record_id__";
 const CUT_KEY: &[u8] = b"__cut__";
 const ESCAPED_KEY: &[u8] = b"escaped_bytes";
+/// As CLS's own agent names it.
+const FAILURE_KEY: &[u8] = b"LogParseFailure";
 
 /// Encoded records, back to back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -154,7 +169,9 @@ pub struct Counts {
     pub cut_values: u64,
     /// Records with bytes that are no text (`escaped_bytes`).
     pub escaped_logs: u64,
-    /// JSON keys that were renamed.
+    /// Records whose text is not of the form that `parse` asks for (`LogParseFailure`).
+    pub unparsed_logs: u64,
+    /// Keys that were renamed.
     pub renamed_keys: u64,
 }
 
@@ -216,9 +233,7 @@ struct Writer {
     template: Option<template::Compiled>,
     clock: template::Clock,
     rendered: Vec<u8>,
-    /// Absent if the text is always `content`.
-    json: Option<json::Rules>,
-    scratch: json::Scratch,
+    parser: Parser,
     stdout: ConstantFields,
     stderr: ConstantFields,
     /// The journal's id, if records carry theirs.
@@ -276,6 +291,7 @@ impl Counts {
             line_parts: self.line_parts - earlier.line_parts,
             cut_values: self.cut_values - earlier.cut_values,
             escaped_logs: self.escaped_logs - earlier.escaped_logs,
+            unparsed_logs: self.unparsed_logs - earlier.unparsed_logs,
             renamed_keys: self.renamed_keys - earlier.renamed_keys,
         }
     }
@@ -324,8 +340,7 @@ impl Formatter {
             template,
             clock: template::Clock::default(),
             rendered: Vec::new(),
-            json: None,
-            scratch: json::Scratch::default(),
+            parser: Parser::new(opts, LINE_FIELDS, &mut faults),
             stdout: fields(Source::Stdout),
             stderr: fields(Source::Stderr),
             journal_id: opts.record_id.then(|| origin.journal_id.to_owned()),
@@ -340,7 +355,7 @@ impl Formatter {
             stderr: Assembly::default(),
             multiline,
             decoder,
-            writer: writer.with_json(opts.json),
+            writer: writer.with_taken_key(),
             next_offset: origin.resume_offset,
             oldest_pending: u64::MAX,
             overlap: Span::NONE,
@@ -652,18 +667,10 @@ fn decoded<'a>(decoder: &'a mut Decoder, head: Head, line: &'a [u8]) -> (Head, &
 }
 
 impl Writer {
-    fn with_json(mut self, is_on: bool) -> Self {
-        let taken_key = self
-            .stdout
-            .has_instance
-            .then_some(metadata::INSTANCE.as_bytes());
-        self.json = is_on.then_some(json::Rules {
-            key_prefix: b"",
-            taken_key,
-            fields_bytes_max: LINE_FIELDS_BYTES_MAX,
-            values_bytes_max: LINE_VALUES_BYTES_MAX,
-            has_byte_escapes: false,
-        });
+    fn with_taken_key(mut self) -> Self {
+        if self.stdout.has_instance {
+            self.parser.take_key(metadata::INSTANCE.as_bytes());
+        }
         self
     }
 
@@ -716,21 +723,8 @@ impl Writer {
         bytes.reserve(guess + 16);
         let slot = open_log(bytes, guess, head.time_nano);
         let mut is_cut = is_cut;
-        let written = match self.json {
-            Some(rules) if begins_object(text) => {
-                let object = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-                let before = bytes.len();
-                let rules = json::Rules {
-                    has_byte_escapes: head.escaped_bytes > 0,
-                    ..rules
-                };
-                // An object without members would be a record without a text.
-                json::put_members(object, rules, &mut self.scratch, bytes)
-                    .filter(|_| bytes.len() > before)
-            }
-            _ => None,
-        };
-        if let Some(written) = written {
+        let parsed = self.parser.put(text, head.escaped_bytes > 0, bytes);
+        if let Parsed::Fields(written) = parsed {
             counts.value_bytes += written.value_bytes;
             counts.renamed_keys += written.renamed_keys;
         } else {
@@ -750,6 +744,10 @@ impl Writer {
         if head.escaped_bytes > 0 {
             counts.escaped_logs += 1;
             counts.value_bytes += put_escaped_bytes(bytes, head.escaped_bytes);
+        }
+        if let Parsed::Failure(form) = parsed {
+            counts.unparsed_logs += 1;
+            counts.value_bytes += put_failure(bytes, form);
         }
         slot.close(bytes);
     }
@@ -825,16 +823,6 @@ fn open_log(bytes: &mut Vec<u8>, guess: usize, time_nano: i64) -> Slot {
 /// What programs for Windows put before the first line of a text.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// Whether a text may be a JSON object.
-#[inline]
-fn begins_object(text: &[u8]) -> bool {
-    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-    let first = text
-        .iter()
-        .find(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n'));
-    first == Some(&b'{')
-}
-
 struct Content {
     value_bytes: usize,
     is_cut: bool,
@@ -894,6 +882,13 @@ fn put_cut(bytes: &mut Vec<u8>, is_part: bool, is_cut: bool) -> usize {
     };
     put_pair(bytes, encode::CONTENTS, CUT_KEY, value);
     value.len()
+}
+
+/// Adds the mark of a text that is not of the form that was asked for, and returns the bytes of its value.
+#[cold]
+fn put_failure(bytes: &mut Vec<u8>, form: &str) -> usize {
+    put_pair(bytes, encode::CONTENTS, FAILURE_KEY, form.as_bytes());
+    form.len()
 }
 
 /// Adds the number of bytes that are no text, and returns the bytes of its value.

@@ -1,18 +1,22 @@
 //! A container's options as the rest of the product sees them, and how each is read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::detail::ContainerDetail;
 use super::fault::{LogOptsError, hint, shorten, unknown_tag_rule};
 use super::reader::Reader;
 use super::secret::Secret;
-use super::syntax::{ENDPOINT_RULE, NAME_RULE, is_endpoint, is_name, is_secret};
+use super::syntax::{ENDPOINT_RULE, KEYS_RULE, NAME_RULE, is_endpoint, is_key, is_name, is_secret};
 use super::template::{TAGS, Template};
 use super::value::Units;
+use crate::go_regex;
 
 /// Smallest `journal-size`: a few segments have to fit.
 pub const JOURNAL_BYTES_MIN: u64 = 1 << 20;
+
+/// Bytes of `parse-delimiter`.
+const DELIMITER_BYTES_MAX: usize = 16;
 
 /// A container's log options, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,8 +33,8 @@ pub struct LogOpts {
     pub timeout: Option<Duration>,
     /// `template`; `{log}` if not given.
     pub template: Template,
-    /// `json`: whether a JSON object's members become fields.
-    pub json: bool,
+    /// `parse` and what belongs to it, and `json`: how the text becomes fields.
+    pub parse: Parse,
     /// `encoding`: name of the encoding of the container's text; `None`: UTF-8.
     pub encoding: Option<String>,
     /// `filter-regex`, in Go's syntax.
@@ -85,6 +89,31 @@ pub enum Credentials {
     },
 }
 
+/// How a record's text becomes fields.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Parse {
+    /// It never does.
+    Off,
+    /// If it is a JSON object.
+    #[default]
+    Auto,
+    /// As a JSON object.
+    Json,
+    /// As pairs `key=value`.
+    Logfmt,
+    /// By the named groups of this pattern, in Go's syntax: `parse-regex`.
+    Regex(String),
+    /// By what stands between its values.
+    Delimiter {
+        /// `parse-delimiter`; never empty.
+        delimiter: String,
+        /// `parse-keys`; never empty. The last one takes the rest of the text.
+        keys: Vec<String>,
+    },
+    /// As a line of an access log of nginx or Apache.
+    Nginx,
+}
+
 /// How lines become records of several lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Multiline {
@@ -133,7 +162,7 @@ impl LogOpts {
                 Duration::from_millis(1)..=Duration::from_hours(1),
             ),
             template: reader.template(),
-            json: reader.choice("json") != Some("off"),
+            parse: reader.parse(),
             encoding: reader.text("encoding"),
             filter_regex: reader.pattern("filter-regex"),
             exclude_regex: reader.pattern("exclude-regex"),
@@ -180,6 +209,94 @@ impl Reader<'_> {
             pattern: self.pattern("multiline-pattern")?,
             timeout: timeout.unwrap_or(Duration::from_secs(1)),
         })
+    }
+
+    /// Reads `parse` and the options that belong to it. What belongs to another value than the one that is
+    /// set does nothing: it may come from the daemon's defaults.
+    fn parse(&mut self) -> Parse {
+        let is_json_off = self.choice("json") == Some("off");
+        let pattern = self.groups("parse-regex");
+        let delimiter = self.delimiter("parse-delimiter");
+        let keys = self.keys("parse-keys");
+        let form = self.choice("parse");
+        if form.is_none() {
+            for (option, form) in [
+                ("parse-regex", "regex"),
+                ("parse-delimiter", "delimiter"),
+                ("parse-keys", "delimiter"),
+            ] {
+                if self.value(option).is_some() {
+                    self.fault(option, &format!("needs parse={form} as well"));
+                }
+            }
+        }
+        let form = form.unwrap_or(if is_json_off { "off" } else { "auto" });
+        if is_json_off && matches!(form, "json" | "auto") {
+            self.fault("parse", "can't be combined with json=off; json= unsets it");
+        }
+        match form {
+            "json" => Parse::Json,
+            "logfmt" => Parse::Logfmt,
+            "nginx" => Parse::Nginx,
+            "regex" => {
+                self.need("parse", &["parse-regex"]);
+                pattern.map_or(Parse::Off, Parse::Regex)
+            }
+            "delimiter" => {
+                self.need("parse", &["parse-delimiter", "parse-keys"]);
+                match (delimiter, keys) {
+                    (Some(delimiter), Some(keys)) => Parse::Delimiter { delimiter, keys },
+                    _ => Parse::Off,
+                }
+            }
+            "auto" => Parse::Auto,
+            _ => Parse::Off,
+        }
+    }
+
+    /// Asks for options that another one needs.
+    fn need(&mut self, option: &str, needed: &[&str]) {
+        for needed in needed {
+            if self.value(needed).is_none() {
+                self.fault(option, &format!("needs {needed} as well"));
+            }
+        }
+    }
+
+    /// Returns a pattern with at least one named group.
+    fn groups(&mut self, option: &str) -> Option<String> {
+        let pattern = self.pattern(option)?;
+        let translated = go_regex::translate(&pattern).ok()?;
+        if translated.groups.iter().any(Option::is_some) {
+            return Some(pattern);
+        }
+        self.fault(
+            option,
+            "must have a named group, such as (?P<level>[A-Z]+), for each field",
+        );
+        None
+    }
+
+    /// Returns what stands between values: a text in which `\t` is a tab.
+    fn delimiter(&mut self, option: &str) -> Option<String> {
+        let text = self.value(option)?;
+        if text.len() > DELIMITER_BYTES_MAX {
+            self.fault(option, "must be a text of at most 16 bytes");
+            return None;
+        }
+        Some(text.replace("\\t", "\t"))
+    }
+
+    /// Returns a list of keys of fields, each once.
+    fn keys(&mut self, option: &str) -> Option<Vec<String>> {
+        let value = self.value(option)?;
+        let keys: Vec<String> = value.split(',').map(|key| key.trim().to_owned()).collect();
+        let distinct: BTreeSet<&String> = keys.iter().collect();
+        if distinct.len() < keys.len() || !keys.iter().all(|key| is_key(key)) {
+            self.fault(option, KEYS_RULE);
+            return None;
+        }
+        Some(keys)
     }
 
     fn journal_size(&mut self) -> Option<u64> {

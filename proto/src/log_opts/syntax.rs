@@ -11,6 +11,14 @@ pub(super) fn is_name(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
+pub(super) const KEYS_RULE: &str = "must be a list of different keys, separated by commas, each of 1 to 128 bytes without control \
+     characters and not with an underscore at its beginning";
+
+/// Whether a text can be the key of a field that CLS can index.
+pub(super) fn is_key(text: &str) -> bool {
+    (1..=128).contains(&text.len()) && !text.starts_with('_') && !text.chars().any(char::is_control)
+}
+
 pub(super) fn is_secret(text: &str) -> bool {
     text.len() <= 512 && text.bytes().all(|byte| byte.is_ascii_graphic())
 }

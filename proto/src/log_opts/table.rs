@@ -162,6 +162,43 @@ pub const OPTIONS: &[OptionSpec] = &[
         "`auto`: the members of a JSON object become fields; `off`: the text is always `content`",
     ),
     option(
+        "parse",
+        Kind::Choice(&[
+            "auto",
+            "json",
+            "logfmt",
+            "regex",
+            "delimiter",
+            "nginx",
+            "off",
+        ]),
+        Shipper,
+        "auto",
+        "how the text becomes fields: `auto` takes JSON objects and leaves other text alone; the others \
+         mark text that is not theirs with `LogParseFailure`; `off` makes none",
+    ),
+    option(
+        "parse-regex",
+        Kind::Regex,
+        Shipper,
+        "",
+        "pattern of `parse=regex`; its named groups, `(?P<name>...)`, become fields",
+    ),
+    option(
+        "parse-delimiter",
+        Kind::Text,
+        Shipper,
+        "",
+        "what stands between the values of `parse=delimiter`, for example `,` or `\\t`",
+    ),
+    option(
+        "parse-keys",
+        Kind::Names,
+        Shipper,
+        "",
+        "keys of the values of `parse=delimiter`, in order; the last one takes the rest of the text",
+    ),
+    option(
         "filter-regex",
         Kind::Regex,
         Shipper,

@@ -39,6 +39,95 @@ fn some(text: &str) -> Option<String> {
 }
 
 #[test]
+fn how_a_text_becomes_fields() {
+    for (word, expected) in [
+        ("auto", Parse::Auto),
+        ("json", Parse::Json),
+        ("logfmt", Parse::Logfmt),
+        ("nginx", Parse::Nginx),
+        ("off", Parse::Off),
+    ] {
+        good("parse", word, |opts| opts.parse = expected);
+    }
+    let parsed = |options: &[(&str, &str)]| match parse(options) {
+        Ok(opts) => Ok(opts.parse),
+        Err(error) => Err(error.faults.join("; ")),
+    };
+    let regex = ("parse", "regex");
+    let pattern = ("parse-regex", "(?P<a>.)");
+    assert_eq!(
+        parsed(&[regex, pattern]),
+        Ok(Parse::Regex(pattern.1.to_owned()))
+    );
+    let delimiter = ("parse", "delimiter");
+    let by = ("parse-delimiter", r"\t");
+    let keys = ("parse-keys", "a, b c ,日志");
+    let expected = Parse::Delimiter {
+        delimiter: "\t".to_owned(),
+        keys: ["a", "b c", "日志"].map(str::to_owned).to_vec(),
+    };
+    assert_eq!(parsed(&[delimiter, by, keys]), Ok(expected));
+    // What the daemon's defaults set for another value of `parse` is no fault.
+    let logfmt = ("parse", "logfmt");
+    assert_eq!(parsed(&[logfmt, by, keys, pattern]), Ok(Parse::Logfmt));
+    let off = ("json", "off");
+    assert_eq!(parsed(&[off, logfmt]), Ok(Parse::Logfmt));
+    assert_eq!(parsed(&[off, ("parse", "off")]), Ok(Parse::Off));
+}
+
+#[test]
+fn what_belongs_to_parse_must_be_there() {
+    let regex = ("parse", "regex");
+    let pattern = ("parse-regex", "(?P<a>.)");
+    let delimiter = ("parse", "delimiter");
+    let (logfmt, off) = (("parse", "logfmt"), ("json", "off"));
+    let faults = |options: &[(&str, &str)], expected: &str| {
+        assert_eq!(parse(options).unwrap_err().to_string(), expected);
+    };
+    faults(&[regex], "log-opt parse=regex: needs parse-regex as well");
+    faults(
+        &[delimiter],
+        "log-opt parse=delimiter: needs parse-delimiter as well; \
+         log-opt parse=delimiter: needs parse-keys as well",
+    );
+    faults(
+        &[pattern],
+        "log-opt parse-regex=(?P<a>.): needs parse=regex as well",
+    );
+    faults(
+        &[("parse-delimiter", ",")],
+        "log-opt parse-delimiter=,: needs parse=delimiter as well",
+    );
+    faults(
+        &[off, ("parse", "json")],
+        "log-opt parse=json: can't be combined with json=off; json= unsets it",
+    );
+    faults(
+        &[regex, ("parse-regex", "(a)(b)")],
+        "log-opt parse-regex=(a)(b): must have a named group, such as (?P<level>[A-Z]+), for each \
+         field",
+    );
+    faults(
+        &[logfmt, ("parse-delimiter", "12345678901234567")],
+        "log-opt parse-delimiter=12345678901234567: must be a text of at most 16 bytes",
+    );
+    for keys in ["a,a", "a,,b", " ", "_a", "a\u{7f}"] {
+        let error = parse(&[logfmt, ("parse-keys", keys)])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("must be a list of different keys"),
+            "{error}"
+        );
+    }
+    bad(
+        "parse",
+        "xml",
+        "log-opt parse=xml: must be auto or json or logfmt or regex or delimiter or nginx or off",
+    );
+}
+
+#[test]
 fn where_records_go() {
     for endpoint in [
         "ap-guangzhou.cls.tencentcs.com",
@@ -178,7 +267,7 @@ fn what_a_record_is() {
         opts.template = Template::parse("{container_name}: {log}");
     });
     good("json", "auto", |_| {});
-    good("json", "off", |opts| opts.json = false);
+    good("json", "off", |opts| opts.parse = Parse::Off);
     bad("json", "on", "log-opt json=on: must be auto or off");
     good("filter-regex", "a+", |opts| opts.filter_regex = some("a+"));
     good("exclude-regex", "^b", |opts| {

@@ -1,5 +1,5 @@
 //! What the records of a container show of its options, told once: text in another encoding, a pattern
-//! that fits no line.
+//! that fits no line, a form that lines do not have.
 
 use proto::relay::Container;
 use tracing::warn;
@@ -12,7 +12,7 @@ pub(super) struct Hints {
     container_id: String,
     container_name: String,
     /// Looked at before anything else, since runs are many.
-    is_told: [bool; 2],
+    is_told: [bool; 3],
 }
 
 impl Hints {
@@ -20,7 +20,7 @@ impl Hints {
         Self {
             container_id: container.id.clone(),
             container_name: container.name.clone(),
-            is_told: [false; 2],
+            is_told: [false; 3],
         }
     }
 
@@ -40,12 +40,25 @@ impl Hints {
                  encoding, name it by the log option encoding, for example encoding=gbk"
             );
         }
+        self.look_at_form(host, counts, shared);
         if formatter.lacks_first_line() && self.is_new(1, host, shared) {
             warn!(
                 host,
                 container = self.container_name,
                 "multiline-pattern has matched none of the container's first lines: records end by their \
                  age, and are marked as parts"
+            );
+        }
+    }
+
+    /// Tells of lines that are not what `parse` says.
+    fn look_at_form(&mut self, host: &str, counts: &Counts, shared: &Shared) {
+        if counts.unparsed_logs > 0 && self.is_new(2, host, shared) {
+            warn!(
+                host,
+                container = self.container_name,
+                "lines are not of the form that the log option parse names: they stay whole in content, and \
+                 their records have the field LogParseFailure"
             );
         }
     }

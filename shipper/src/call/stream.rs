@@ -193,6 +193,10 @@ impl OpenStream {
             .metrics
             .filtered_entries
             .inc_by(counts.filtered_entries);
+        out.shared
+            .metrics
+            .unparsed_records
+            .inc_by(counts.unparsed_logs);
         self.window.receive(self.next_offset, bytes.len() as u64);
         let joined = fates.iter().filter(|fate| fate.entries != 1);
         let joined = joined.filter_map(|fate| Some((fate.log?, fate.entries)));

@@ -10,123 +10,41 @@
 //! | null              | empty                                                        |
 //! | object, array     | its source text without the white space between its tokens   |
 //!
-//! In a line with bytes that are no text these stand as `\xNN` (see `decode`), and do so in the fields. Of members with the same key the last one wins.
-//!
-//! CLS reserves keys that begin with `_` (API document 614/87660), and this product puts its own
-//! fields there. So a member's key loses its leading underscores, `field` stands for an empty one,
-//! and a key that thereby collides with another gets underscores at its end until it is free.
+//! In a line with bytes that are no text these stand as `\xNN` (see `decode`), and do so in the fields.
 //!
 //! Bounds: [`DEPTH_MAX`] levels; the fields of an object stay under the caller's bound. An object
 //! beyond them is text too, so that nothing is lost.
 
-use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
-
-use crate::cls::encode::{self, put_pair, put_pair_head};
+use super::fields::{Fields, Texts, Written};
+use crate::cls::encode;
 
 /// Levels of an object, itself included. More make the line text.
 pub(super) const DEPTH_MAX: u32 = 128;
 
-/// Name of the field whose key is empty.
-const NAMELESS: &[u8] = b"field";
-
-/// Objects with fewer members are searched for equal keys one by one, larger ones by hash.
-const LINEAR_MAX: usize = 32;
-
-/// Members whose bookkeeping is kept allocated between lines.
-const KEPT_MEMBERS_MAX: usize = 256;
-
-/// Bytes of decoded text that are kept allocated between lines.
-const KEPT_TEXT_BYTES_MAX: usize = 16 << 10;
-
-/// How members become fields.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Rules {
-    /// Stands before every key. With one, keys are not renamed.
-    pub(super) key_prefix: &'static [u8],
-    /// A key without leading underscore that the product itself uses.
-    pub(super) taken_key: Option<&'static [u8]>,
-    /// Bytes of all fields, encoded.
-    pub(super) fields_bytes_max: usize,
-    /// Bytes of all their values.
-    pub(super) values_bytes_max: usize,
-    /// Whether `\xNN` in a string stands for a byte that is no text. It stays as it is.
-    pub(super) has_byte_escapes: bool,
-}
-
-/// What was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Written {
-    /// Bytes of all values.
-    pub(super) value_bytes: usize,
-    /// Keys that were renamed.
-    pub(super) renamed_keys: u64,
-}
-
-/// Memory that is used again for every line.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
-    members: Vec<Member>,
-    /// Of the members; apart from them because they are compared most.
-    fingerprints: Vec<u64>,
-    index: Index,
-    key: Vec<u8>,
-    value: Vec<u8>,
-}
-
-/// A field in the output.
-#[derive(Debug, Clone, Copy)]
-struct Member {
-    /// Where the field stands in the output, and in it the key.
-    start: usize,
-    end: usize,
-    key_start: usize,
-    key_end: usize,
-    value_bytes: usize,
-    rename: Rename,
-    is_dropped: bool,
-}
-
-/// What was done to a key. Keys are the same if their final text and this are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rename {
-    No,
-    /// So many leading underscores were taken off.
-    Stripped(usize),
-    /// It was empty, or so many underscores.
-    Nameless(usize),
-    /// The same, and one was put behind it, because the product uses the key.
-    Taken(usize),
-}
-
-/// Appends the members of the object that `text` is to `out`, as `Log.contents`. Returns `None`
-/// and leaves `out` as it was if `text` is no object, or one beyond the bounds.
+/// Writes the members of the object that `text` is. Returns `None`, with nothing written, if `text` is no
+/// object, or one beyond the bounds. With `has_byte_escapes`, `\xNN` in a string stands for a byte that is
+/// no text, and stays as it is.
 pub(super) fn put_members(
     text: &[u8],
-    rules: Rules,
-    scratch: &mut Scratch,
-    out: &mut Vec<u8>,
+    has_byte_escapes: bool,
+    fields: Fields<'_>,
+    texts: &mut Texts,
 ) -> Option<Written> {
-    let start = out.len();
-    scratch.members.clear();
-    scratch.fingerprints.clear();
-    let is_utf8 = simdutf8::basic::from_utf8(text).is_ok();
-    let mut writer = Writer {
-        scanner: Scanner::new(text, rules.has_byte_escapes),
-        is_utf8,
-        rules,
-        start,
-        scratch,
-        out,
-        written: Written::default(),
-        needs_rewrite: false,
+    let mut reader = Reader {
+        scanner: Scanner::new(text, has_byte_escapes),
+        is_utf8: simdutf8::basic::from_utf8(text).is_ok(),
+        fields,
+        texts,
     };
-    let written = writer.object();
-    if written.is_none() {
-        out.truncate(start);
+    let is_object = reader.object().is_some();
+    let Reader { fields, texts, .. } = reader;
+    texts.shrink();
+    if is_object {
+        fields.finish()
+    } else {
+        fields.abandon();
+        None
     }
-    scratch.shrink();
-    written
 }
 
 /// Appends text as the inside of a JSON string.
@@ -152,19 +70,15 @@ pub(super) fn put_escaped(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(&text[from..]);
 }
 
-struct Writer<'a> {
+struct Reader<'a, 't> {
     scanner: Scanner<'a>,
     is_utf8: bool,
-    rules: Rules,
-    start: usize,
-    scratch: &'a mut Scratch,
-    out: &'a mut Vec<u8>,
-    written: Written,
-    needs_rewrite: bool,
+    fields: Fields<'t>,
+    texts: &'t mut Texts,
 }
 
-impl<'a> Writer<'a> {
-    fn object(&mut self) -> Option<Written> {
+impl<'a> Reader<'a, '_> {
+    fn object(&mut self) -> Option<()> {
         self.scanner.space();
         self.scanner.expect(b'{')?;
         self.scanner.space();
@@ -174,18 +88,7 @@ impl<'a> Writer<'a> {
             self.members()?;
         }
         self.scanner.space();
-        if self.scanner.peek().is_some() {
-            return None;
-        }
-        if self.needs_rewrite {
-            self.rewrite();
-        }
-        self.is_within_bounds().then_some(self.written)
-    }
-
-    fn is_within_bounds(&self) -> bool {
-        self.out.len() - self.start <= self.rules.fields_bytes_max
-            && self.written.value_bytes <= self.rules.values_bytes_max
+        self.scanner.peek().is_none().then_some(())
     }
 
     fn members(&mut self) -> Option<()> {
@@ -202,13 +105,13 @@ impl<'a> Writer<'a> {
                 b'}' => return Some(()),
                 _ => return None,
             }
-            if !self.is_within_bounds() {
+            if !self.fields.is_within_bounds() {
                 return None;
             }
         }
     }
 
-    /// Reads a value; the text of one that is not its own source text goes into the scratch.
+    /// Reads a value; the text of one that is not its own source text goes into `texts`.
     #[inline]
     fn value(&mut self) -> Option<Text<'a>> {
         match self.scanner.peek()? {
@@ -217,9 +120,9 @@ impl<'a> Writer<'a> {
                 if !string.has_escape && self.is_utf8 {
                     return Some(Text::Source(string.inside));
                 }
-                self.scratch.value.clear();
-                decode(string.inside, &mut self.scratch.value);
-                Some(Text::Scratch)
+                self.texts.value.clear();
+                decode(string.inside, &mut self.texts.value);
+                Some(Text::Decoded)
             }
             b'{' | b'[' => {
                 let start = self.scanner.at;
@@ -228,90 +131,33 @@ impl<'a> Writer<'a> {
                 if !has_space && self.is_utf8 {
                     return Some(Text::Source(source));
                 }
-                self.scratch.value.clear();
-                compact(source, self.is_utf8, &mut self.scratch.value);
-                Some(Text::Scratch)
+                self.texts.value.clear();
+                compact(source, self.is_utf8, &mut self.texts.value);
+                Some(Text::Decoded)
             }
             b'n' => self.scanner.word(b"null").map(|_| Text::Source(&[])),
             _ => self.scanner.scalar().map(Text::Source),
         }
     }
 
-    /// Writes a field.
     #[inline]
     fn put(&mut self, key: StringToken<'a>, value: Text<'a>) {
-        let mut rename = Rename::No;
-        let scratch = &mut *self.scratch;
-        let is_plain = !key.has_escape
-            && self.is_utf8
-            && self.rules.key_prefix.is_empty()
-            && !matches!(key.inside.first(), None | Some(b'_'))
-            && self.rules.taken_key.is_none_or(|taken| taken != key.inside);
-        let key = if is_plain {
+        let Texts {
+            key: decoded,
+            value: other,
+        } = &mut *self.texts;
+        let key = if !key.has_escape && self.is_utf8 {
             key.inside
         } else {
-            scratch.key.clear();
-            scratch.key.extend_from_slice(self.rules.key_prefix);
-            decode(key.inside, &mut scratch.key);
-            if self.rules.key_prefix.is_empty() {
-                rename = rename_key(&mut scratch.key, self.rules.taken_key);
-            }
-            scratch.key.as_slice()
+            decoded.clear();
+            decode(key.inside, decoded);
+            decoded.as_slice()
         };
         let value = match value {
             Text::Source(source) => source,
-            Text::Scratch => scratch.value.as_slice(),
+            Text::Decoded => other.as_slice(),
         };
-        let start = self.out.len();
-        put_pair_head(self.out, encode::CONTENTS, key, value.len());
-        self.out.extend_from_slice(value);
-        let end = self.out.len();
-        // Behind the key stand the value's tag, length and bytes.
-        let key_end = end - value.len() - encode::varint_bytes(value.len()) - 1;
-        self.written.value_bytes += value.len();
-        self.written.renamed_keys += u64::from(rename != Rename::No);
-        let member = Member {
-            start,
-            end,
-            key_start: key_end - key.len(),
-            key_end,
-            value_bytes: value.len(),
-            rename,
-            is_dropped: false,
-        };
-        let fingerprint = fingerprint(key);
-        self.needs_rewrite |= self.scratch.add(member, fingerprint, self.out);
-    }
-
-    /// Writes the fields again, without those that a later one replaces, and with keys that are
-    /// free where a renamed one is not.
-    #[cold]
-    fn rewrite(&mut self) {
-        let Scratch { members, value, .. } = &mut *self.scratch;
-        let out = &mut *self.out;
-        members.retain(|member| !member.is_dropped);
-        let mut keys: HashSet<Vec<u8>> = members
-            .iter()
-            .filter(|member| member.rename == Rename::No)
-            .map(|member| out[member.key_start..member.key_end].to_vec())
-            .collect();
-        value.clear();
-        self.written.value_bytes = 0;
-        for member in members {
-            self.written.value_bytes += member.value_bytes;
-            if member.rename == Rename::No {
-                value.extend_from_slice(&out[member.start..member.end]);
-                continue;
-            }
-            let mut key = out[member.key_start..member.key_end].to_vec();
-            while !keys.insert(key.clone()) {
-                key.push(b'_');
-            }
-            let field_value = &out[member.end - member.value_bytes..member.end];
-            put_pair(value, encode::CONTENTS, &key, field_value);
-        }
-        out.truncate(self.start);
-        out.extend_from_slice(value);
+        self.fields.put(key, value);
     }
 }
 
@@ -319,152 +165,7 @@ impl<'a> Writer<'a> {
 #[derive(Clone, Copy)]
 enum Text<'a> {
     Source(&'a [u8]),
-    Scratch,
-}
-
-fn rename_key(key: &mut Vec<u8>, taken_key: Option<&[u8]>) -> Rename {
-    let underscores = key.iter().take_while(|byte| **byte == b'_').count();
-    if underscores == key.len() {
-        key.clear();
-        key.extend_from_slice(NAMELESS);
-        return Rename::Nameless(underscores);
-    }
-    key.drain(..underscores);
-    match (underscores, taken_key) {
-        (_, Some(taken)) if taken == key.as_slice() => {
-            key.push(b'_');
-            Rename::Taken(underscores)
-        }
-        (0, _) => Rename::No,
-        (underscores, _) => Rename::Stripped(underscores),
-    }
-}
-
-/// Sums up a key. Cheap, and easily made to collide: it only saves comparisons.
-#[inline]
-fn fingerprint(key: &[u8]) -> u64 {
-    let (head, tail) = match (key.first_chunk::<8>(), key.last_chunk::<8>()) {
-        (Some(head), Some(tail)) => (u64::from_le_bytes(*head), u64::from_le_bytes(*tail)),
-        _ => {
-            let word = key
-                .iter()
-                .fold(0, |word, byte| word << 8 | u64::from(*byte));
-            (word, 0)
-        }
-    };
-    head ^ tail.rotate_left(19) ^ (key.len() as u64).rotate_left(56)
-}
-
-impl Scratch {
-    /// Remembers a member. Returns whether its key makes a rewrite necessary: an equal key is
-    /// replaced, and a key that was renamed to an equal one needs another name.
-    #[inline]
-    fn add(&mut self, member: Member, fingerprint: u64, out: &[u8]) -> bool {
-        let mut needs_rewrite = false;
-        if self.members.len() < LINEAR_MAX {
-            for (known, at) in self.fingerprints.iter().zip(0..) {
-                if *known == fingerprint {
-                    let known: &mut Member = &mut self.members[at];
-                    needs_rewrite |= known.meet(&member, out);
-                }
-            }
-            self.fingerprints.push(fingerprint);
-            self.members.push(member);
-            return needs_rewrite;
-        }
-        if self.members.len() == LINEAR_MAX {
-            self.index.clear();
-            for at in 0..LINEAR_MAX {
-                let key = &out[self.members[at].key_start..self.members[at].key_end];
-                self.index.insert(key, at, |_| {});
-            }
-        }
-        let at = self.members.len();
-        let key = &out[member.key_start..member.key_end];
-        let members = &mut self.members;
-        self.index.insert(key, at, |known| {
-            if let Some(known) = members.get_mut(known) {
-                needs_rewrite |= known.meet(&member, out);
-            }
-        });
-        self.members.push(member);
-        needs_rewrite
-    }
-
-    /// Gives memory back that only an unusual line needs.
-    fn shrink(&mut self) {
-        if self.members.capacity() > KEPT_MEMBERS_MAX {
-            *self = Self::default();
-        }
-        if self.value.capacity() > KEPT_TEXT_BYTES_MAX || self.key.capacity() > KEPT_TEXT_BYTES_MAX
-        {
-            self.value = Vec::new();
-            self.key = Vec::new();
-        }
-    }
-}
-
-impl Member {
-    /// Meets a later member with perhaps the same key.
-    fn meet(&mut self, later: &Member, out: &[u8]) -> bool {
-        let is_same_text = out[self.key_start..self.key_end] == out[later.key_start..later.key_end];
-        if is_same_text && self.rename == later.rename {
-            self.is_dropped = true;
-        }
-        is_same_text
-    }
-}
-
-/// Finds members by key in constant time, whatever the keys: a hostile object must not cost
-/// quadratic time, so the hash is keyed. Open addressing; at most half of the places are used.
-#[derive(Debug, Default)]
-struct Index {
-    hasher: RandomState,
-    /// Hash and member number plus one, 0 is free. A power of two of places.
-    places: Vec<(u64, usize)>,
-    used: usize,
-}
-
-impl Index {
-    fn clear(&mut self) {
-        self.places.clear();
-        self.places.resize(LINEAR_MAX * 4, (0, 0));
-        self.used = 0;
-    }
-
-    /// Adds a member and calls `meet` with each earlier one of the same hash.
-    fn insert(&mut self, key: &[u8], member: usize, mut meet: impl FnMut(usize)) {
-        if self.used * 2 >= self.places.len() {
-            self.grow();
-        }
-        let hash = self.hasher.hash_one(key);
-        let place = self.find_free(hash, &mut meet);
-        self.places[place] = (hash, member + 1);
-        self.used += 1;
-    }
-
-    fn find_free(&self, hash: u64, mut meet: impl FnMut(usize)) -> usize {
-        let mask = self.places.len() - 1;
-        // The low bits choose the place; which part of the hash they are does not matter.
-        let [a, b, c, d, ..] = hash.to_le_bytes();
-        let mut place = u32::from_le_bytes([a, b, c, d]) as usize & mask;
-        while let Some((known, number @ 1..)) = self.places.get(place) {
-            if *known == hash {
-                meet(number - 1);
-            }
-            place = (place + 1) & mask;
-        }
-        place
-    }
-
-    fn grow(&mut self) {
-        let doubled = self.places.len() * 2;
-        let old = std::mem::replace(&mut self.places, vec![(0, 0); doubled]);
-        for (hash, number) in old.into_iter().filter(|(_, number)| *number > 0) {
-            let place = self.find_free(hash, |_| {});
-            self.places[place] = (hash, number);
-        }
-    }
+    Decoded,
 }
 
 /// Reads tokens.
@@ -825,6 +526,7 @@ fn string_bytes(text: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fields::{Rules, Scratch};
     use super::*;
     use proptest::prelude::*;
     use prost::Message;
@@ -849,12 +551,13 @@ mod tests {
         taken_key: None,
         fields_bytes_max: 1 << 20,
         values_bytes_max: 1 << 20,
-        has_byte_escapes: false,
     };
 
     fn members_by(rules: Rules, text: &[u8]) -> Option<(Vec<(String, String)>, u64)> {
         let mut out = b"before".to_vec();
-        let written = put_members(text, rules, &mut Scratch::default(), &mut out);
+        let (mut scratch, mut texts) = (Scratch::default(), Texts::default());
+        let fields = Fields::begin(rules, &mut scratch, &mut out);
+        let written = put_members(text, false, fields, &mut texts);
         let Some(written) = written else {
             assert_eq!(out, b"before", "nothing is left behind");
             return None;
@@ -1244,7 +947,8 @@ mod tests {
             fields_bytes_max: 2 << 20,
             ..RULES
         };
-        let written = put_members(&text, rules, &mut scratch, &mut out).unwrap();
+        let fields = Fields::begin(rules, &mut scratch, &mut out);
+        let written = put_members(&text, false, fields, &mut Texts::default()).unwrap();
         assert_eq!(written.renamed_keys, 1);
         let pairs = Contents::decode(out.as_slice()).unwrap().pairs;
         assert_eq!(pairs.len(), 100_002);
@@ -1259,12 +963,7 @@ mod tests {
         assert_eq!(find("8_"), Some("2"));
         assert_eq!(find("1869f"), Some("1"));
         assert_eq!(find("last"), Some("3"));
-        assert!(
-            scratch.members.capacity() <= KEPT_MEMBERS_MAX,
-            "memory is given back"
-        );
-        assert!(scratch.value.capacity() <= KEPT_TEXT_BYTES_MAX);
-        assert_eq!(scratch.index.places.capacity(), 0);
+        assert!(scratch.is_small(), "memory is given back");
     }
 
     #[test]

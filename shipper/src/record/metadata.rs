@@ -4,7 +4,7 @@
 //! The product's own fields are `__hostname__`, `__stream__`, `__instance__.<key>`,
 //! `__container_details__.<key>`, `__record_id__`, `__cut__`, `__dropped_entries__`,
 //! `__dropped_bytes__`, `__dropped_reason__`, `__dropped_from__`, `__dropped_to__` and, without
-//! underscores, `content`, `instance` and `left_out_options`. CLS advises against keys that begin with `_` but takes
+//! underscores, `content`, `instance`, `left_out_options`, `escaped_bytes` and `LogParseFailure`. CLS advises against keys that begin with `_` but takes
 //! them, its own samples send them; these names are those of the Go driver for CLS that users migrate from, so their
 //! queries and indexes go on working. Fields that a container makes itself never begin with `_`.
 
@@ -15,6 +15,7 @@ use proto::frame::Source;
 use proto::log_opts::{ContainerDetail, LogOpts, fault};
 use proto::relay::Container;
 
+use super::fields::{self, Fields, Texts};
 use super::pattern::{self, Pattern};
 use super::{Origin, json, tag};
 use crate::cls::encode::{self, put_pair};
@@ -186,15 +187,15 @@ impl ConstantFields {
     }
 
     fn put_instance(&mut self, info: &str) {
-        let rules = json::Rules {
+        let rules = fields::Rules {
             key_prefix: b"__instance__.",
             taken_key: None,
             fields_bytes_max: usize::MAX,
             values_bytes_max: usize::MAX,
-            has_byte_escapes: false,
         };
-        let mut scratch = json::Scratch::default();
-        match json::put_members(info.as_bytes(), rules, &mut scratch, &mut self.bytes) {
+        let mut scratch = fields::Scratch::default();
+        let fields = Fields::begin(rules, &mut scratch, &mut self.bytes);
+        match json::put_members(info.as_bytes(), false, fields, &mut Texts::default()) {
             Some(written) => self.value_bytes += written.value_bytes,
             None => {
                 self.put(INSTANCE, info);

@@ -8,13 +8,15 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use proto::go_regex::{self, GoRegex};
 use proto::log_opts::{fault, go_regex_rule};
-use regex_automata::meta;
+use regex_automata::util::primitives::NonMaxUsize;
 use regex_automata::util::syntax;
+use regex_automata::{Input, meta};
 
 /// Bytes of one compiled pattern.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
@@ -30,6 +32,8 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| Patterns::new(PATTERNS_BY
 /// A compiled regular expression.
 pub(super) struct Pattern {
     regex: meta::Regex,
+    /// Number and name of each group that has a name.
+    names: Arc<[(usize, Box<str>)]>,
     held_bytes: Arc<AtomicUsize>,
 }
 
@@ -50,6 +54,41 @@ impl Pattern {
             "lines are decoded before"
         );
         self.regex.is_match(text)
+    }
+
+    /// Returns memory for the named groups of a match.
+    pub(super) fn groups(&self) -> Groups {
+        Groups {
+            names: Arc::clone(&self.names),
+            slots: vec![None; self.regex.group_info().slot_len()],
+        }
+    }
+
+    /// Finds the first match in a text, which is UTF-8, and where its groups are. Returns where the match is.
+    pub(super) fn find_groups(&self, text: &[u8], groups: &mut Groups) -> Option<Range<usize>> {
+        self.regex
+            .search_slots(&Input::new(text), &mut groups.slots)?;
+        groups.span(0)
+    }
+}
+
+/// Where the named groups of a match are.
+#[derive(Debug)]
+pub(super) struct Groups {
+    names: Arc<[(usize, Box<str>)]>,
+    slots: Vec<Option<NonMaxUsize>>,
+}
+
+impl Groups {
+    /// Returns the name and place of each named group that took part in the match.
+    pub(super) fn named(&self) -> impl Iterator<Item = (&str, Range<usize>)> {
+        let names = self.names.iter();
+        names.filter_map(|(number, name)| Some((name.as_ref(), self.span(*number)?)))
+    }
+
+    fn span(&self, number: usize) -> Option<Range<usize>> {
+        let [start, end] = [0, 1].map(|side| self.slots.get(number * 2 + side).copied().flatten());
+        Some(start?.get()..end?.get())
     }
 }
 
@@ -103,11 +142,12 @@ impl Patterns {
             return Ok(pattern);
         }
         // Compiled without the lock: it may take milliseconds. Of two that come together one stays.
-        let regex = compile(text)?;
+        let (regex, names) = compile(text)?;
         let bytes = regex.memory_usage();
         let held_bytes = self.held_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let pattern = Arc::new(Pattern {
             regex,
+            names,
             held_bytes: Arc::clone(&self.held_bytes),
         });
         if held_bytes > self.bytes_max {
@@ -132,9 +172,13 @@ impl Patterns {
     }
 }
 
-fn compile(text: &str) -> Result<meta::Regex, String> {
-    let GoRegex { pattern, .. } =
+type Compiled = (meta::Regex, Arc<[(usize, Box<str>)]>);
+
+fn compile(text: &str) -> Result<Compiled, String> {
+    let GoRegex { pattern, groups } =
         go_regex::translate(text).map_err(|error| go_regex_rule(&error))?;
+    let names = groups.into_iter().enumerate();
+    let names = names.filter_map(|(at, name)| Some((at + 1, name?.into_boxed_str())));
     let config = meta::Config::new()
         .nfa_size_limit(Some(PATTERN_BYTES_MAX))
         .onepass_size_limit(Some(PATTERN_BYTES_MAX))
@@ -146,7 +190,7 @@ fn compile(text: &str) -> Result<meta::Regex, String> {
         .syntax(syntax)
         .build(&pattern);
     match built {
-        Ok(regex) if regex.memory_usage() <= PATTERN_BYTES_MAX => Ok(regex),
+        Ok(regex) if regex.memory_usage() <= PATTERN_BYTES_MAX => Ok((regex, names.collect())),
         Ok(_) => Err(too_large()),
         Err(error) if error.size_limit().is_some() => Err(too_large()),
         Err(error) => Err(go_regex_rule(&error)),
@@ -206,7 +250,7 @@ mod tests {
             }
             let compiled = match last {
                 Some((text, compiled)) if text == vector.pattern => compiled,
-                _ => compile(&vector.pattern),
+                _ => compile(&vector.pattern).map(|(regex, _)| regex),
             };
             let is_right = match &compiled {
                 Ok(regex) => !vector.refused && found(regex, &vector.text) == vector.found,

@@ -12,6 +12,7 @@ use proto::frame::Source;
 use proto::limits::RECORD_LINE_BYTES_MAX;
 use proto::log_opts::{Piece, TAGS, Template, unknown_tag_rule};
 
+use super::fields::{self, Fields, Texts};
 use super::json;
 
 /// Bytes of the constant tags of a template. More is a fault at start: there would be no room for
@@ -166,15 +167,15 @@ fn is_json(template: &Template) -> bool {
             Piece::Tag(_) => skeleton.push('0'),
         }
     }
-    let rules = json::Rules {
+    let rules = fields::Rules {
         key_prefix: b"",
         taken_key: None,
         fields_bytes_max: usize::MAX,
         values_bytes_max: usize::MAX,
-        has_byte_escapes: false,
     };
-    let mut scratch = json::Scratch::default();
-    json::put_members(skeleton.as_bytes(), rules, &mut scratch, &mut Vec::new()).is_some()
+    let (mut scratch, mut out) = (fields::Scratch::default(), Vec::new());
+    let fields = Fields::begin(rules, &mut scratch, &mut out);
+    json::put_members(skeleton.as_bytes(), false, fields, &mut Texts::default()).is_some()
 }
 
 /// Knows whether a text that has been read so far ends inside a JSON string.

@@ -76,7 +76,7 @@ fn new(options: &[(&str, &str)]) -> Result<Formatter, LogOptsError> {
 }
 
 /// A formatter with a journal position, a clock, and what came out so far.
-struct Stream {
+pub(super) struct Stream {
     formatter: Formatter,
     offset: u64,
     now: Instant,
@@ -84,7 +84,7 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(options: &[(&str, &str)]) -> Self {
+    pub(super) fn new(options: &[(&str, &str)]) -> Self {
         Self {
             formatter: new(options).unwrap(),
             offset: 1000,
@@ -103,7 +103,7 @@ impl Stream {
         self
     }
 
-    fn out(&mut self, line: &[u8]) -> &mut Self {
+    pub(super) fn out(&mut self, line: &[u8]) -> &mut Self {
         self.push(entry(Source::Stdout, line))
     }
 
@@ -129,7 +129,7 @@ impl Stream {
         self
     }
 
-    fn finish(&mut self) -> &mut Self {
+    pub(super) fn finish(&mut self) -> &mut Self {
         self.formatter.finish(self.now, &mut self.records);
         assert_eq!(self.formatter.settled_offset(), self.offset);
         assert_eq!(self.formatter.next_due(), None);
@@ -162,7 +162,7 @@ impl Stream {
     }
 
     /// Takes the fields of all records without the constant ones, as `key=value`.
-    fn fields(&mut self) -> Vec<Vec<String>> {
+    pub(super) fn fields(&mut self) -> Vec<Vec<String>> {
         let is_constant = |key: &str| key == "__hostname__" || key == "__stream__";
         let show = |pair: Pair| format!("{}={}", pair.key, pair.value);
         let logs = self.take().into_iter();
@@ -210,7 +210,7 @@ fn entry(source: Source, line: &[u8]) -> EntryView<'_> {
 }
 
 /// Asserts which fields one line becomes.
-fn check(options: &[(&str, &str)], line: &[u8], expected: &[&str]) {
+pub(super) fn check(options: &[(&str, &str)], line: &[u8], expected: &[&str]) {
     let mut stream = Stream::new(options);
     stream.out(line);
     assert_eq!(stream.settled(), 1100);
@@ -1360,6 +1360,16 @@ const OPTIONS: &[&[(&str, &str)]] = &[
         ("multiline-timeout", "100ms"),
         ("json", "off"),
     ],
+    &[("parse", "json")],
+    &[("parse", "logfmt"), ("multiline-pattern", "^a")],
+    &[("parse", "regex"), ("parse-regex", "(?P<a>a+)(?P<_k>k)?")],
+    &[
+        ("parse", "delimiter"),
+        ("parse-delimiter", "k"),
+        ("parse-keys", "a,b"),
+        ("instance_info", "text"),
+    ],
+    &[("parse", "nginx")],
 ];
 
 proptest! {
@@ -1458,6 +1468,7 @@ proptest! {
                 "__record_id__",
                 "__cut__",
                 "escaped_bytes",
+                "LogParseFailure",
             ];
             for content in &log.contents {
                 let key = content.key.as_str();

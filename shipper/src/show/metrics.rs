@@ -124,6 +124,8 @@ pub struct Metrics {
     pub received_entries: Counter,
     /// Entries that a filter took out.
     pub filtered_entries: Counter,
+    /// Records whose text is not of the form that `parse` asks for.
+    pub unparsed_records: Counter,
     /// Entries that are not protobuf, or frames that are none.
     pub malformed_entries: Counter,
     /// Entries that a driver reported as dropped.
@@ -172,6 +174,10 @@ impl Default for Metrics {
             dead_letters: metric!("dead_letters", "Records put into the dead-letter store"),
             received_entries: metric!("received_entries", "Entries received"),
             filtered_entries: metric!("filtered_entries", "Entries filtered"),
+            unparsed_records: metric!(
+                "unparsed_records",
+                "Records that are not of the form that parse names"
+            ),
             malformed_entries: metric!("malformed_entries", "Entries that are malformed"),
             dropped_entries: metric!(
                 "dropped_entries",

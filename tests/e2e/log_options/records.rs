@@ -84,6 +84,92 @@ pub(super) const CASES: &[Case] = &[
         ..Case::NONE
     },
     Case {
+        name: "parse-auto",
+        log_opts: &["parse=auto"],
+        chatter: &["--say", r#"out:{"a":1}"#, "out:a=1"],
+        record_count: 2,
+        check: |Outcome { records, .. }| {
+            assert_eq!(records[0].field("a"), Some("1"));
+            assert_eq!(contents(records), ["", "a=1"]);
+        },
+        ..Case::NONE
+    },
+    Case {
+        name: "parse-off",
+        log_opts: &["parse=off"],
+        chatter: &["--say", JSON_STEP],
+        check: |outcome| assert_eq!(outcome.only().content(), JSON_LINE),
+        ..Case::NONE
+    },
+    Case {
+        name: "parse-json",
+        log_opts: &["parse=json"],
+        chatter: &["--say", r#"out:{"a":1}"#, "out:a=1"],
+        record_count: 2,
+        check: |outcome| is_parsed(outcome, &[("a", "1")], "a=1", "json"),
+        ..Case::NONE
+    },
+    Case {
+        name: "parse-logfmt",
+        log_opts: &["parse=logfmt"],
+        chatter: &["--say", r#"out:a= b="x y""#, "out:text"],
+        record_count: 2,
+        check: |outcome| is_parsed(outcome, &[("a", ""), ("b", "x y")], "text", "logfmt"),
+        ..Case::NONE
+    },
+    Case {
+        name: "parse-regex",
+        log_opts: &[
+            "parse=regex",
+            r"parse-regex=^(?P<level>[A-Z]+) (?P<message>.*)$",
+        ],
+        chatter: &["--say", "out:INFO well, well", "out:text"],
+        record_count: 2,
+        check: |outcome| {
+            let fields = [("level", "INFO"), ("message", "well, well")];
+            is_parsed(outcome, &fields, "text", "regex");
+        },
+        ..Case::NONE
+    },
+    Case {
+        name: "parse-delimiter",
+        log_opts: &[
+            "parse=delimiter",
+            r"parse-delimiter=\t",
+            "parse-keys=id, rest",
+        ],
+        chatter: &["--say", "out:7\ta\tb", "out:text"],
+        record_count: 2,
+        check: |outcome| {
+            is_parsed(
+                outcome,
+                &[("id", "7"), ("rest", "a\tb")],
+                "text",
+                "delimiter",
+            );
+        },
+        ..Case::NONE
+    },
+    Case {
+        name: "parse-nginx",
+        log_opts: &["parse=nginx"],
+        chatter: &[
+            "--say",
+            r#"out:::1 - - [30/Nov/2026:07:05:03 +0800] "GET /a HTTP/1.1" 200 612 "-" "curl""#,
+            "out:text",
+        ],
+        record_count: 2,
+        check: |outcome| {
+            let fields = [
+                ("remote_addr", "::1"),
+                ("request_uri", "/a"),
+                ("status", "200"),
+            ];
+            is_parsed(outcome, &fields, "text", "nginx");
+        },
+        ..Case::NONE
+    },
+    Case {
         name: "multiline",
         log_opts: &[r"multiline-pattern=^\S"],
         chatter: &[
@@ -242,6 +328,22 @@ fn short(id: &str) -> &str {
 }
 
 /// Returns what came from stderr and from stdout.
+/// Asserts that a line became fields, and one after it that is not of the form stayed whole.
+fn is_parsed(outcome: &Outcome, fields: &[(&str, &str)], text: &str, form: &str) {
+    let [read, unread] = &outcome.records[..] else {
+        panic!("{} records", outcome.records.len());
+    };
+    for (key, value) in fields {
+        assert_eq!(read.field(key), Some(*value), "{key}");
+    }
+    assert_eq!(
+        (read.field("content"), read.field("LogParseFailure")),
+        (None, None)
+    );
+    assert_eq!(unread.content(), text);
+    assert_eq!(unread.field("LogParseFailure"), Some(form));
+}
+
 fn by_stream(records: &[Record]) -> (Vec<Record>, Vec<Record>) {
     records
         .iter()
