@@ -32,8 +32,7 @@ pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 pub const MESSAGE_DECODED_BYTES_MAX: usize = 64 << 20;
 
 /// Bytes that the options and details of a container may take for a `Check`, once they are decoded; it
-/// is refused beyond. The message may stay as long as its call, which a peer begins before it is known
-/// who that is. A driver does without the check.
+/// is refused beyond. A driver does without the check.
 pub const CHECK_DECODED_BYTES_MAX: usize = 4 << 20;
 
 /// Bytes of one answer of the shipper, on the wire. It says what it has in several messages, and cuts
@@ -49,6 +48,9 @@ pub const REASON_BYTES_MAX: usize = 1 << 10;
 /// Bytes of all log options and container details in one `Open`. A container that exceeds it is
 /// refused at start.
 pub const OPEN_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of a `Check` on the wire: what an `Open` may have, and the names of the host and of fields.
+pub const CHECK_BYTES_MAX: usize = OPEN_BYTES_MAX + (64 << 10);
 
 /// Bytes of opens at which the driver ends a `ShipRequest`; the last one may lead beyond it.
 pub const REQUEST_OPENS_BYTES_MAX: usize = OPEN_BYTES_MAX / 4;

@@ -24,6 +24,7 @@ mod restart;
 mod rotation;
 mod simulation;
 mod standin;
+mod strangers;
 mod tidy;
 mod transport;
 mod world;

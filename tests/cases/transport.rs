@@ -17,14 +17,14 @@ use world::processes::free_address;
 const HANDSHAKES_MAX: usize = 256;
 
 /// An authority, and the folder in which everything it signs stands.
-struct Authority {
+pub(crate) struct Authority {
     certificate: Certificate,
     key: KeyPair,
     dir: tempfile::TempDir,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self::in_folder(name, tempfile::tempdir().unwrap())
     }
 
@@ -48,7 +48,7 @@ impl Authority {
     }
 
     /// Signs a certificate for a DNS name and puts it and its key into `<file>.pem`, `<file>.key`.
-    fn sign(&self, file: &str, dns_name: &str, is_expired: bool) {
+    pub(crate) fn sign(&self, file: &str, dns_name: &str, is_expired: bool) {
         let mut params = CertificateParams::new(vec![dns_name.to_owned()]).unwrap();
         if is_expired {
             params.not_before = rcgen::date_time_ymd(2020, 1, 1);
@@ -64,7 +64,7 @@ impl Authority {
         self.dir.path().join(file)
     }
 
-    fn text(&self, file: &str) -> String {
+    pub(crate) fn text(&self, file: &str) -> String {
         self.path(file).to_str().unwrap().to_owned()
     }
 }

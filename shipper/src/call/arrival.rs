@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// What is known of a connection's peer.
 #[derive(Debug, Clone, Default)]
@@ -13,6 +13,8 @@ pub struct Arrival {
     pub address: Option<SocketAddr>,
     /// The DNS names of its certificate, which the TLS library has verified.
     pub certificate_names: Arc<[String]>,
+    /// What was taken in of messages that are not whole yet.
+    pub unread: Unread,
     is_admitted: Arc<AtomicBool>,
 }
 
@@ -42,5 +44,34 @@ impl Arrival {
     /// Returns whether a call on it was admitted.
     pub fn is_admitted(&self) -> bool {
         self.is_admitted.load(Ordering::Relaxed)
+    }
+}
+
+/// Bytes of a connection's unfinished messages; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Unread(Arc<AtomicUsize>);
+
+/// Bytes of one of them, for as long as it is kept.
+#[derive(Debug)]
+pub struct UnreadBytes {
+    of: Unread,
+    bytes: usize,
+}
+
+impl Unread {
+    /// Adds a message, if all together have no more than `bytes_max` then.
+    pub fn take(&self, bytes: usize, bytes_max: usize) -> Option<UnreadBytes> {
+        let add = |all: usize| all.checked_add(bytes).filter(|all| *all <= bytes_max);
+        let taken = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        let of = self.clone();
+        taken.ok().map(|_| UnreadBytes { of, bytes })
+    }
+}
+
+impl Drop for UnreadBytes {
+    fn drop(&mut self) {
+        self.of.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

@@ -15,7 +15,7 @@ use proto::relay::{CheckRequest, CheckResponse, HostReport, ReportAck, ShipReque
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::call::session::Session;
-use crate::call::shared::{Shared, arrival, cut};
+use crate::call::shared::{Caller, Shared, cut};
 use crate::record::{Formatter, Origin};
 
 /// Faults in one answer; there are as many options at least.
@@ -35,11 +35,12 @@ impl Relay for RelayService {
         &self,
         request: Request<Streaming<ShipRequest>>,
     ) -> Result<Response<ShipStream>, Status> {
-        // Before the peer is looked at, so that no replacement of it goes unseen.
-        let policy = self.0.policy.subscribe();
-        let host = self.0.admit(&request)?;
+        let Caller {
+            host,
+            policy,
+            arrival,
+        } = caller(&request)?;
         // Only a peer on TCP has an address.
-        let arrival = arrival(&request).cloned().unwrap_or_default();
         let age_max = arrival.address.and(self.0.connection_age_max);
         let inbound = request.into_inner();
         let shared = Arc::clone(&self.0);
@@ -55,7 +56,7 @@ impl Relay for RelayService {
         &self,
         request: Request<CheckRequest>,
     ) -> Result<Response<CheckResponse>, Status> {
-        let host = self.0.admit(&request)?;
+        let Caller { host, .. } = caller(&request)?;
         let open = request.into_inner();
         let container = open.container.unwrap_or_default();
         let origin = Origin {
@@ -95,9 +96,9 @@ impl Relay for RelayService {
         &self,
         request: Request<Streaming<HostReport>>,
     ) -> Result<Response<ReportAck>, Status> {
-        // Before the peer is looked at, so that no replacement of it goes unseen.
-        let mut policy = self.0.policy.subscribe();
-        let host = self.0.admit(&request)?;
+        let Caller {
+            host, mut policy, ..
+        } = caller(&request)?;
         let mut reports = request.into_inner();
         loop {
             let report = tokio::select! {
@@ -117,4 +118,13 @@ impl Relay for RelayService {
         }
         Ok(Response::new(ReportAck {}))
     }
+}
+
+/// Returns who calls.
+///
+/// # Errors
+/// Nobody has asked: the service is reached without admission, which is our own fault.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let caller = request.extensions().get().cloned();
+    caller.ok_or_else(|| Status::internal("the call was not admitted"))
 }

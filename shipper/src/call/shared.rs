@@ -7,7 +7,7 @@ use proto::limits::REASON_BYTES_MAX;
 use proto::relay::HostReport;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 use tracing::warn;
 
 use crate::base::buffers::Buffers;
@@ -61,28 +61,50 @@ pub struct Shared {
     pub phase: watch::Receiver<Phase>,
 }
 
+/// Who makes a call. It comes with the call's request, whose body nobody looks at without it.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The host.
+    pub host: Host,
+    /// The rules by which it was admitted, and those that take their place.
+    pub policy: watch::Receiver<Arc<Policy>>,
+    /// Its connection.
+    pub arrival: Arrival,
+}
+
 impl Shared {
     /// Returns what streams are opened by now.
     pub fn policy(&self) -> Arc<Policy> {
         Arc::clone(&self.policy.borrow())
     }
 
-    /// Returns who calls. A refusal is counted, and each kind of it logged ever more rarely: a
-    /// stranger must not fill the log.
-    pub(super) fn admit<T>(&self, request: &Request<T>) -> Result<Host, Status> {
+    /// Returns who calls, by the headers of the call and what is known of its connection. A refusal is
+    /// counted, and each kind of it logged ever more rarely: a stranger must not fill the log.
+    ///
+    /// # Errors
+    /// It is a stranger; the status says what it could show.
+    pub fn admit(
+        &self,
+        headers: &http::HeaderMap,
+        extensions: &http::Extensions,
+    ) -> Result<Caller, Status> {
+        // Before the peer is looked at, so that no replacement of it goes unseen.
+        let rules = self.policy.subscribe();
         let policy = self.policy();
-        match policy.tenants.admit(&peer(request)) {
+        let arrival: Arrival = extensions.get().cloned().unwrap_or_default();
+        match policy.tenants.admit(&peer(headers, &arrival)) {
             Ok(host) => {
-                if let Some(arrival) = arrival(request) {
-                    arrival.admit();
-                }
-                Ok(host)
+                arrival.admit();
+                Ok(Caller {
+                    host,
+                    policy: rules,
+                    arrival,
+                })
             }
             Err(error) => {
                 self.metrics.refused_calls.inc();
                 if let Some(count) = policy.tenants.count_stranger(error) {
-                    let address = arrival(request).and_then(|arrival| arrival.address);
-                    let peer = address.map(|address| address.to_string());
+                    let peer = arrival.address.map(|address| address.to_string());
                     warn!(peer = peer.as_deref().unwrap_or("unix socket"), %error, count, "call refused");
                 }
                 Err(Status::unauthenticated(error.to_string()))
@@ -135,21 +157,13 @@ pub(crate) fn cut(reason: &str) -> String {
     reason.split_at(end).0.to_owned()
 }
 
-pub(super) fn arrival<T>(request: &Request<T>) -> Option<&Arrival> {
-    request.extensions().get()
-}
-
-fn peer<T>(request: &Request<T>) -> Peer {
-    let arrival = arrival(request);
-    let token = request
-        .metadata()
-        .get("authorization")
+fn peer(headers: &http::HeaderMap, arrival: &Arrival) -> Peer {
+    let token = headers
+        .get(http::header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
     Peer {
-        unix_uid: arrival.and_then(|arrival| arrival.unix_uid),
-        certificate_names: arrival
-            .map(|arrival| arrival.certificate_names.to_vec())
-            .unwrap_or_default(),
+        unix_uid: arrival.unix_uid,
+        certificate_names: arrival.certificate_names.to_vec(),
         token: token
             .and_then(|value| value.strip_prefix("Bearer "))
             .map(|token| Secret::new(token.to_owned())),

@@ -20,7 +20,9 @@ use crate::base::phase::{Phase, reached};
 use crate::base::tasks::Tasks;
 use crate::call::service::RelayService;
 use crate::config::Listen;
+use crate::door::admission::Admission;
 use crate::door::gate::{self, Gate, Guarded};
+use crate::door::intake::Room;
 use crate::door::tls::{ServerTls, TlsError};
 
 /// Why there is no listener.
@@ -102,6 +104,7 @@ impl Listeners {
         let files_max = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let connections_max = gate::connections_max(files_max);
         let metrics = &service.0.metrics;
+        let room = Room::default();
         let gate = |listener| {
             let gate = Gate::new(listener, connections_max, Arc::clone(metrics));
             gate.per_address(self.per_address_max)
@@ -109,19 +112,34 @@ impl Listeners {
         if let Some(unix) = self.unix {
             let (accepted, incoming) = mpsc::channel(1);
             servers.spawn(gate::accept_unix(unix, gate("unix"), accepted));
-            servers.spawn(serve_relay(service.clone(), incoming, phase.clone()));
+            servers.spawn(serve_relay(
+                service.clone(),
+                room.clone(),
+                incoming,
+                phase.clone(),
+            ));
         }
         match (self.tcp, self.tls) {
             (None, _) => {}
             (Some(tcp), None) => {
                 let (accepted, incoming) = mpsc::channel(1);
                 servers.spawn(gate::accept_tcp(tcp, gate("tcp"), accepted));
-                servers.spawn(serve_relay(service.clone(), incoming, phase.clone()));
+                servers.spawn(serve_relay(
+                    service.clone(),
+                    room.clone(),
+                    incoming,
+                    phase.clone(),
+                ));
             }
             (Some(tcp), Some(tls)) => {
                 let (accepted, incoming) = mpsc::channel(1);
                 servers.spawn(super::tls::accept(tcp, tls, gate("tcp"), accepted));
-                servers.spawn(serve_relay(service.clone(), incoming, phase.clone()));
+                servers.spawn(serve_relay(
+                    service.clone(),
+                    room.clone(),
+                    incoming,
+                    phase.clone(),
+                ));
             }
         }
     }
@@ -130,11 +148,15 @@ impl Listeners {
 /// Serves the relay on the connections that come in, until the process stops.
 async fn serve_relay<IO>(
     service: RelayService,
+    room: Room,
     incoming: mpsc::Receiver<std::io::Result<Guarded<IO>>>,
     phase: watch::Receiver<Phase>,
 ) where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let shared = Arc::clone(&service.0);
+    let relay = RelayServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let admission = Admission::new(relay, shared, room);
     let server = Server::builder()
         .initial_stream_window_size(CALL_WINDOW_BYTES)
         .initial_connection_window_size(CALL_WINDOW_BYTES)
@@ -144,7 +166,7 @@ async fn serve_relay<IO>(
         .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .add_service(RelayServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX));
+        .add_service(admission);
     let stop = reached(phase, Phase::Draining);
     let incoming = ReceiverStream::new(incoming);
     log_end(server.serve_with_incoming_shutdown(incoming, stop).await);

@@ -15,6 +15,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
+use http::HeaderMap;
 use prost::Message;
 use proto::codec::{Bounded, BoundedDecoder};
 use proto::frame::{self, Decoded};
@@ -100,16 +101,26 @@ impl Rehearsal {
         }
     }
 
+    /// Returns a request of root on the unix socket.
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let extensions = request.extensions_mut();
+        extensions.insert(Arrival::over_unix(Some(0)));
+        let caller = self.service.0.admit(&HeaderMap::new(), extensions);
+        extensions.insert(caller.unwrap());
+        request
+    }
+
     async fn play_check(&self, message: &[u8]) {
         if let Ok(check) = CheckRequest::decode(message) {
-            let answer = self.service.check(request(check)).await.unwrap();
+            let answer = self.service.check(self.request(check)).await.unwrap();
             assert!(answer.into_inner().encoded_len() < RESPONSE_BYTES_MAX);
         }
     }
 
     async fn play_report(&self, message: &[u8]) {
         let reports = streaming::<HostReport>(&[message.to_vec()]);
-        self.service.report(request(reports)).await.ok();
+        self.service.report(self.request(reports)).await.ok();
         let shared = &self.service.0;
         shared.metrics.render(tokio::time::Instant::now());
         crate::show::ledger::table(&shared.ledger.lines());
@@ -117,7 +128,7 @@ impl Rehearsal {
 
     async fn play_ship(&self, messages: Vec<Vec<u8>>) {
         let sent = Sent::of(&messages);
-        let calls = request(streaming::<ShipRequest>(&messages));
+        let calls = self.request(streaming::<ShipRequest>(&messages));
         let mut responses = self.service.ship(calls).await.unwrap().into_inner();
         let mut settled: HashMap<u32, u64> = HashMap::new();
         while let Some(Ok(response)) = responses.next().await {
@@ -134,12 +145,6 @@ impl Default for Rehearsal {
     fn default() -> Self {
         Self::new()
     }
-}
-
-fn request<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.extensions_mut().insert(Arrival::over_unix(Some(0)));
-    request
 }
 
 /// Returns messages as they come over the wire.

@@ -94,6 +94,10 @@ async fn a_message_that_grows_when_decoded_ends_its_own_call_only() {
         MESSAGE_DECODED_BYTES_MAX,
     );
 
+    let container = Container {
+        args: vec![String::new(); 500_000],
+        ..container
+    };
     let check = CheckRequest {
         container: Some(container),
         ..CheckRequest::default()
