@@ -40,7 +40,7 @@ use crate::door::admin;
 use crate::door::gate::AdminListener;
 use crate::door::listeners::{ListenError, Listeners, bind_tcp};
 use crate::keys::store::CredentialStore;
-use crate::run::assemble::{assemble, policy};
+use crate::run::assemble::{assemble, files_max, policy};
 use crate::send::client::Client;
 use crate::send::road::RoadError;
 
@@ -117,7 +117,8 @@ pub async fn run_reloading(
         phase: phase.clone(),
     });
     let admin_phase = phase.clone();
-    let admin = AdminListener::new(admin, Arc::clone(&shared.metrics));
+    let files_max = files_max();
+    let admin = AdminListener::new(admin, files_max, Arc::clone(&shared.metrics));
     servers.spawn(async move {
         let server = axum::serve(admin, admin_routes)
             .with_graceful_shutdown(reached(admin_phase, Phase::Ended));
@@ -125,7 +126,8 @@ pub async fn run_reloading(
             warn!(%error, "admin server ended");
         }
     });
-    listeners.serve(&RelayService(Arc::clone(&shared)), &phase, &servers);
+    let relay = RelayService(Arc::clone(&shared));
+    listeners.serve(&relay, files_max, &phase, &servers);
     info!(unix = ?config.listen.unix, tcp = ?config.listen.tcp, admin = %config.admin_listen,
         version = env!("CARGO_PKG_VERSION"), "shipper is ready");
 

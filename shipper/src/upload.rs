@@ -1,7 +1,7 @@
 //! Uploads: what a lane seals is cut, sent, repeated and at last delivered, or put aside.
 //!
 //! `lanes` starts a lane's task, `batch` carries one batch to its end, `cut` makes its bodies, `pace`
-//! and `concurrency` say how many requests may be on the wire, `report` says what went wrong,
+//! and `concurrency` say how many requests a lane may have on the wire and `wire` how many all may, `report` says what went wrong,
 //! `letters` keeps what CLS will never take, `replay` sends it later.
 
 pub mod batch;
@@ -12,6 +12,7 @@ pub mod letters;
 pub mod pace;
 pub mod replay;
 mod report;
+pub mod wire;
 
 #[cfg(test)]
 mod tests;

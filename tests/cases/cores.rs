@@ -50,6 +50,7 @@ async fn a_process_that_aborts_leaves_no_core() {
         sections: String::new(),
         log_level: "info",
         netns: None,
+        files_max: None,
     };
     let mut shipper = Shipper::start(settings).await.unwrap();
     let shipper = shipper.process.as_mut().unwrap();

@@ -15,3 +15,5 @@ mod site;
 mod stops;
 mod tenants;
 mod windows;
+
+pub(crate) use call::{Call, chunk, open};

@@ -1,5 +1,5 @@
 //! What a peer costs that sends calls and never ends them: nothing if it is a stranger, and little
-//! if it is a tenant's.
+//! if it is a tenant's. And whom it keeps out: nobody, with whatever it takes of the shipper's files.
 //!
 //! Method: a shipper as a process, since it is its memory that is looked at; calls are made by hand,
 //! for no client of the relay leaves a message unfinished.
@@ -51,9 +51,16 @@ fn unfinished() -> Body {
     Body::new(StreamBody::new(stream))
 }
 
-/// Makes unfinished calls of a method, all at once. Returns the codes of those that are answered all
-/// the same within a few seconds.
-async fn flood(channel: &Channel, method: &str) -> Vec<Code> {
+/// Unfinished calls.
+struct Flood {
+    /// What was said to those that were refused.
+    codes: Vec<Code>,
+    /// The others, as far as they were answered.
+    _under_way: Vec<http::Response<Body>>,
+}
+
+/// Makes unfinished calls of a method, all at once, and waits for their answers for a few seconds.
+async fn flood(channel: &Channel, method: &str) -> Flood {
     let mut calls: FuturesUnordered<_> = (0..CALLS)
         .map(|_| {
             let mut channel = channel.clone();
@@ -66,20 +73,24 @@ async fn flood(channel: &Channel, method: &str) -> Vec<Code> {
                 std::future::poll_fn(|context| channel.poll_ready(context))
                     .await
                     .unwrap();
-                let response = channel.call(request).await.ok()?;
-                let status = response.headers().get("grpc-status")?.to_str().ok()?;
-                Some(Code::from(status.parse::<i32>().ok()?))
+                channel.call(request).await.unwrap()
             }
         })
         .collect();
-    let mut codes = Vec::new();
+    let (mut codes, mut under_way) = (Vec::new(), Vec::new());
     let answers = async {
-        while let Some(code) = calls.next().await {
-            codes.extend(code);
+        while let Some(response) = calls.next().await {
+            match response.headers().get("grpc-status") {
+                Some(code) => codes.push(Code::from_bytes(code.as_bytes())),
+                None => under_way.push(response),
+            }
         }
     };
     timeout(Duration::from_secs(5), answers).await.ok();
-    codes
+    Flood {
+        codes,
+        _under_way: under_way,
+    }
 }
 
 fn rss_bytes_max(shipper: &Shipper) -> u64 {
@@ -98,7 +109,7 @@ fn check_growth(shipper: &Shipper, before_bytes: u64) {
 async fn check_stranger(shipper: &Shipper, channel: &Channel) {
     let before_bytes = rss_bytes_max(shipper);
     for method in ["Check", "Ship", "Report"] {
-        let codes = flood(channel, method).await;
+        let codes = flood(channel, method).await.codes;
         assert_eq!(codes, vec![Code::Unauthenticated; CALLS], "{method}");
     }
     check_growth(shipper, before_bytes);
@@ -168,19 +179,126 @@ async fn unfinished_messages_of_a_tenant_take_little_and_others_go_on() {
     let channel = Endpoint::from_shared(endpoint).unwrap().connect().await;
     let channel = channel.unwrap();
     let before_bytes = rss_bytes_max(&shipper);
-    let codes = flood(&channel, "Check").await;
+    let codes = flood(&channel, "Check").await.codes;
     assert_eq!(codes, vec![Code::OutOfRange; CALLS]);
-    let mut floods: FuturesUnordered<_> = ["Ship", "Report"]
-        .map(|method| flood(&channel, method))
-        .into_iter()
-        .collect();
+    let _ships = flood(&channel, "Ship").await;
     let ship = async {
         writing.start(&mut good, "s1", 10, 10).await;
         cloud.arrival(|arrival| arrival.host == "host-1").await;
     };
     let line = timeout(Duration::from_secs(4), ship);
-    let floods = async { while floods.next().await.is_some() {} };
-    let (line, ()) = tokio::join!(line, floods);
+    let (line, _reports) = tokio::join!(line, flood(&channel, "Report"));
     line.expect("a line of another host arrives meanwhile");
     check_growth(&shipper, before_bytes);
+}
+
+/// Files of a shipper that has few: a quarter of them are places for connections.
+const FEW_FILES: u64 = 256;
+
+/// Connects from a loopback address, keeps what it has, and connects again whenever that is closed.
+async fn dial_for_ever(from: &str, to: SocketAddr) {
+    use tokio::io::AsyncReadExt as _;
+    loop {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        let from = SocketAddr::new(from.parse().unwrap(), 0);
+        socket.bind(from).unwrap();
+        if let Ok(mut stream) = socket.connect(to).await {
+            stream.read_to_end(&mut Vec::new()).await.ok();
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_that_dial_for_ever_keep_no_host_out() {
+    let cloud = Cloud::start().await;
+    let address = free_address().unwrap();
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), "TOKENEXAMPLE1X").unwrap();
+    let token = token.path().to_str().unwrap();
+    let tenants = format!("[[tenants]]\nname = \"a\"\ntoken_file = \"{token}\"\nhosts = [\"*\"]");
+    let mut settings = cloud.shipper(&format!("tcp = \"{address}\""), &tenants);
+    settings.files_max = Some(FEW_FILES);
+    let shipper = shipper(settings).await;
+    let mut strangers = tokio::task::JoinSet::new();
+    for number in 0..80 {
+        let from = ["127.0.0.2", "127.0.0.3"][number % 2];
+        strangers.spawn(dial_for_ever(from, address));
+    }
+    let refused = "cls_shipper_refused_connections_total";
+    let all_taken = async || shipper.metric(refused).await.unwrap() > FEW_FILES / 2;
+    crate::fleet::wait("all places to be taken", &shipper.log(), all_taken).await;
+    for number in 1..=3 {
+        let host = format!("host-{number}");
+        let endpoint = format!("http://{address}");
+        let mut good = driver(&host, &endpoint, &[("SHIPPER_TOKEN_FILE", token)]).await;
+        let mut writing = crate::fleet::Writing::new();
+        let ship = async {
+            writing.start(&mut good, "s1", 10, 100).await;
+            cloud.arrival(|arrival| arrival.host == host).await;
+        };
+        let shipped = timeout(Duration::from_secs(5), ship).await;
+        assert!(shipped.is_ok(), "{host}: {}\n{}", good.log(), shipper.log());
+    }
+}
+
+/// A host whose containers have keys of their own, for a server that takes each request and never
+/// answers: as many requests as the shipper will make.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_never_answers_keeps_neither_hosts_nor_health_out() {
+    const STREAMS: u32 = 300;
+    let cloud = Cloud::start().await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let mut accepting = tokio::task::JoinSet::new();
+    let (taken, mut count) = tokio::sync::watch::channel(0);
+    accepting.spawn(async move {
+        let mut streams = Vec::new();
+        while let Ok((stream, _)) = silent.accept().await {
+            streams.push(stream);
+            taken.send_replace(streams.len());
+        }
+    });
+    let address = free_address().unwrap();
+    let tenants = "[[tenants]]\nname = \"any\"\nanyone = true";
+    let mut settings = cloud.shipper(&format!("tcp = \"{address}\""), tenants);
+    settings.files_max = Some(FEW_FILES);
+    let shipper = shipper(settings).await;
+    let relay = format!("http://{address}");
+    let channel = Endpoint::from_shared(relay.clone()).unwrap();
+    let call = crate::relay::Call::begin(channel.connect().await.unwrap()).await;
+    let call = call.unwrap();
+    for stream in 1..=STREAMS {
+        let topic = format!("topic-{stream}");
+        let options = [
+            ("endpoint", endpoint.as_str()),
+            ("topic_id", &topic),
+            ("secret_id", "AKIDEXAMPLEOWN"),
+            ("secret_key", "SKEXAMPLEOWN"),
+            ("timeout", "1h"),
+        ];
+        let (lines, _) = crate::relay::chunk(stream, 0, &["x"]);
+        call.send(vec![crate::relay::open(stream, 0, &options), lines])
+            .await;
+    }
+    let at_bound = count.wait_for(|count| *count >= 32);
+    timeout(Duration::from_secs(10), at_bound)
+        .await
+        .unwrap()
+        .unwrap();
+    let health = world::client::call(shipper.admin_address(), "GET", "/healthz");
+    timeout(Duration::from_secs(1), health)
+        .await
+        .unwrap()
+        .unwrap();
+    let mut good = driver("host-2", &relay, &[]).await;
+    let mut writing = crate::fleet::Writing::new();
+    let ship = async {
+        writing.start(&mut good, "s1", 10, 100).await;
+        cloud.arrival(|arrival| arrival.host == "host-2").await;
+    };
+    let shipped = timeout(Duration::from_secs(5), ship).await;
+    assert!(shipped.is_ok(), "{}\n{}", good.log(), shipper.log());
+    let log = shipper.log();
+    assert!(!log.contains("can't accept a connection"), "{log}");
 }

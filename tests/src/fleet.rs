@@ -90,6 +90,7 @@ impl Cloud {
             sections: sections.to_owned(),
             log_level: "info",
             netns: None,
+            files_max: None,
         }
     }
 

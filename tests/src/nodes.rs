@@ -3,11 +3,14 @@
 
 use crate::client;
 use crate::dockerd::Dockerd;
-use crate::processes::{Process, TOPIC_ID, free_address, program, start_driver, start_shipper};
+use crate::processes::{
+    Process, TOPIC_ID, binary, free_address, program, start_driver, start_shipper,
+};
 use anyhow::Context as _;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use tempfile::TempDir;
 
 /// Where a shipper in a network namespace of its own tells of itself.
@@ -28,6 +31,8 @@ pub struct ShipperSettings {
     pub log_level: &'static str,
     /// Where it runs, if not beside the test.
     pub netns: Option<Site>,
+    /// How many files it may have open, if not as many as the test.
+    pub files_max: Option<u64>,
 }
 
 /// A network namespace, and the address of whoever is in it.
@@ -77,7 +82,16 @@ impl Shipper {
     pub async fn up(&mut self) -> anyhow::Result<()> {
         let arguments = ["--log-level", self.settings.log_level];
         let netns = self.settings.netns.as_ref().map(|site| &*site.netns);
-        let program = program("cls-shipper", netns)?;
+        let program = match self.settings.files_max {
+            None => program("cls-shipper", netns)?,
+            Some(files_max) => {
+                // It becomes the program: its process is the one that is signalled.
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={files_max}"));
+                command.arg(binary("cls-shipper")?);
+                command
+            }
+        };
         let config = self.config();
         let process = start_shipper(program, self.dir(), &config, self.admin, &arguments).await?;
         self.process = Some(process);
@@ -110,6 +124,11 @@ impl Shipper {
     pub async fn admin(&self, path: &str) -> anyhow::Result<String> {
         let body = client::call(self.admin, "GET", path).await?;
         Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// Returns the address of its admin server.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
     }
 
     /// Returns a metric without labels.

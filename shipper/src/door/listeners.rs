@@ -100,8 +100,13 @@ impl Listeners {
     }
 
     /// Accepts connections and calls until the process stops.
-    pub fn serve(self, service: &RelayService, phase: &watch::Receiver<Phase>, servers: &Tasks) {
-        let files_max = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    pub fn serve(
+        self,
+        service: &RelayService,
+        files_max: Option<u64>,
+        phase: &watch::Receiver<Phase>,
+        servers: &Tasks,
+    ) {
         let connections_max = gate::connections_max(files_max);
         let metrics = &service.0.metrics;
         let room = Room::default();

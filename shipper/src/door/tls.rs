@@ -27,7 +27,7 @@ use crate::base::pem::{PemError, add_roots, certificates};
 use crate::base::watched::Watched;
 use crate::call::arrival::Arrival;
 use crate::config::TlsFiles;
-use crate::door::gate::{Accepted, Gate, Guarded, usable};
+use crate::door::gate::{Accepted, Gate, Guarded};
 
 /// Handshakes under way; a further one takes the place of the oldest.
 const HANDSHAKES_MAX: usize = 256;
@@ -162,7 +162,7 @@ pub async fn accept(
             () = accepted.closed() => return,
         };
         while handshakes.try_join_next().is_some() {}
-        let Some((stream, peer)) = usable(connection).await else {
+        let Some((stream, peer)) = gate.usable(connection).await else {
             continue;
         };
         make_room(&mut oldest_first);
@@ -172,7 +172,12 @@ pub async fn accept(
         let (accepted, failures) = (accepted.clone(), Arc::clone(&failures));
         let handshake = handshakes.spawn(async move {
             let handshake = TlsAcceptor::from(config).accept(stream);
-            let (reason, hint) = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake);
+            let ended = tokio::select! {
+                ended = handshake => ended,
+                () = slot.lost() => return,
+            };
+            let (reason, hint) = match ended {
                 Ok(Ok(stream)) => {
                     let chain = stream.get_ref().1.peer_certificates();
                     let names = chain.and_then(<[_]>::first).map(dns_names);

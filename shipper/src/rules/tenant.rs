@@ -42,11 +42,19 @@ pub enum Identity {
     /// A client certificate with a DNS name that fits.
     Certificate(WildMatch),
     /// A bearer token, which stands in a file.
-    Token(Watched<Secret>),
+    Token(TokenFile),
     /// A user on the unix socket.
     UnixUid(u32),
     /// Anyone who can connect: for networks that are trusted as a whole.
     Anyone,
+}
+
+/// A file with a token.
+#[derive(Debug)]
+pub struct TokenFile {
+    token: Watched<Secret>,
+    /// Calls in a row for which it could not be read.
+    failed_count: AtomicU64,
 }
 
 /// What is known of a peer.
@@ -257,7 +265,10 @@ impl Identity {
     fn new(config: &IdentityConfig) -> Self {
         match config {
             IdentityConfig::Certificate(pattern) => Self::Certificate(WildMatch::new(pattern)),
-            IdentityConfig::TokenFile(path) => Self::Token(Watched::new(vec![path.clone()])),
+            IdentityConfig::TokenFile(path) => Self::Token(TokenFile {
+                token: Watched::new(vec![path.clone()]),
+                failed_count: AtomicU64::new(0),
+            }),
             IdentityConfig::UnixUid(uid) => Self::UnixUid(*uid),
             IdentityConfig::Anyone => Self::Anyone,
         }
@@ -269,34 +280,39 @@ impl Identity {
                 .certificate_names
                 .iter()
                 .any(|name| pattern.matches(name)),
-            Self::Token(file) => peer
-                .token
-                .as_ref()
-                .is_some_and(|token| is_token(file, token)),
+            Self::Token(file) => peer.token.as_ref().is_some_and(|token| file.holds(token)),
             Self::UnixUid(uid) => peer.unix_uid == Some(*uid),
             Self::Anyone => true,
         }
     }
 }
 
-/// Compares in constant time. A file that can't be read fits nobody, and neither does an empty one.
-fn is_token(file: &Watched<Secret>, token: &Secret) -> bool {
-    let read = file.get(|paths| {
-        let text = paths
-            .first()
-            .map(std::fs::read_to_string)
-            .transpose()?
-            .unwrap_or_default();
-        Ok::<_, std::io::Error>(Secret::new(text.trim().to_owned()))
-    });
-    match read {
-        Ok(wanted) => {
-            let (wanted, token) = (wanted.expose().as_bytes(), token.expose().as_bytes());
-            !wanted.is_empty() && bool::from(wanted.ct_eq(token))
-        }
-        Err(error) => {
-            error!(path = %file.path().display(), error = %Chain(&error), "token file can't be read");
-            false
+impl TokenFile {
+    /// Compares in constant time. A file that can't be read fits nobody, and neither does an empty one.
+    fn holds(&self, token: &Secret) -> bool {
+        let read = self.token.get(|paths| {
+            let text = paths
+                .first()
+                .map(std::fs::read_to_string)
+                .transpose()?
+                .unwrap_or_default();
+            Ok::<_, std::io::Error>(Secret::new(text.trim().to_owned()))
+        });
+        match read {
+            Ok(wanted) => {
+                self.failed_count.store(0, Ordering::Relaxed);
+                let (wanted, token) = (wanted.expose().as_bytes(), token.expose().as_bytes());
+                !wanted.is_empty() && bool::from(wanted.ct_eq(token))
+            }
+            Err(error) => {
+                // Whoever shows any token at all comes here.
+                let count = self.failed_count.fetch_add(1, Ordering::Relaxed) + 1;
+                if count.is_power_of_two() {
+                    error!(path = %self.token.path().display(), error = %Chain(&error), count,
+                        "token file can't be read");
+                }
+                false
+            }
         }
     }
 }

@@ -20,6 +20,12 @@ use crate::show::metrics::Metrics;
 use crate::upload::batch::Uploader;
 use crate::upload::lanes::Lanes;
 use crate::upload::letters::DeadLetters;
+use crate::upload::wire::Wire;
+
+/// Returns how many files the process may have open; nothing, if any number.
+pub(crate) fn files_max() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
 
 /// Makes what streams are opened by.
 pub(crate) fn policy(
@@ -53,6 +59,7 @@ pub(crate) fn assemble(
         clock: clock.clone(),
         compression: config.upload.compression,
         concurrency_max: config.upload.concurrency_max,
+        wire: Wire::new(files_max()),
         dead_letters: config
             .dead_letter
             .as_ref()

@@ -28,7 +28,7 @@ use crate::cls::compress::Compression;
 use crate::cls::credentials::Credentials;
 use crate::cls::disposition::{Disposition, Outcome, disposition};
 use crate::cls::request::{Body, Upload};
-use crate::keys::store::CredentialStore;
+use crate::keys::store::{CredentialRef, CredentialStore};
 use crate::lane::queue::{Group, Lane};
 use crate::send::client::Cloud;
 use crate::show::metrics::Metrics;
@@ -37,6 +37,7 @@ use crate::upload::cut::{Part, Sent};
 use crate::upload::letters::{DeadLetters, Reason};
 use crate::upload::pace::Pace;
 use crate::upload::report::{reason, report};
+use crate::upload::wire::Wire;
 
 /// The first delay after a failure, before jitter.
 const BACKOFF_BASE: Duration = Duration::from_millis(200);
@@ -57,6 +58,8 @@ pub struct Uploader {
     pub compression: Compression,
     /// Upper bound of requests in flight per lane.
     pub concurrency_max: usize,
+    /// Places for the requests of all lanes.
+    pub wire: Wire,
     /// Where records go that CLS will never take, if there is such a place.
     pub dead_letters: Option<Arc<DeadLetters>>,
     /// Where batches in flight run.
@@ -309,6 +312,8 @@ impl Uploader {
             }
         };
         let place = pace.place().await;
+        let is_own = matches!(key.credentials, CredentialRef::Own(_));
+        let _on_wire = self.wire.place(is_own).await;
         let upload = Upload {
             target: &key.target,
             credentials: &credentials,

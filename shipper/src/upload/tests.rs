@@ -34,6 +34,7 @@ use crate::show::metrics::Metrics;
 use crate::upload::batch::Uploader;
 use crate::upload::lanes::Lanes;
 use crate::upload::letters::DeadLetters;
+use crate::upload::wire::Wire;
 
 /// What the cloud does with one request, before it goes by the content.
 #[derive(Debug, Clone, Copy)]
@@ -202,6 +203,7 @@ impl World {
             clock,
             compression: Compression::None,
             concurrency_max: limits.concurrency_max,
+            wire: Wire::new(None),
             dead_letters: Some(Arc::clone(&letters)),
             tasks: Arc::clone(&tasks),
             buffers: Arc::default(),

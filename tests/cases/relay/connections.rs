@@ -167,9 +167,13 @@ async fn one_address_does_not_take_all_places_with_tls_either() {
     for _ in 0..3 {
         silent.push(from("127.0.0.2", address).await);
     }
-    assert!(is_closed(&mut from("127.0.0.2", address).await).await);
+    // Nobody has called on them: the oldest makes room.
+    let mut newest = from("127.0.0.2", address).await;
+    assert!(is_closed(&mut silent[0]).await);
+    assert!(!is_closed(&mut newest).await);
     assert!(!is_closed(&mut from("127.0.0.3", address).await).await);
-    drop(silent);
+    let refused = "cls_shipper_refused_connections_total";
+    assert_eq!(site.metric(refused).await, 1);
 }
 
 /// Whoever is at one address, with whatever it may: others have their places.

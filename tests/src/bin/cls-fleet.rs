@@ -136,6 +136,7 @@ fn settings(cls: SocketAddr, relay: SocketAddr) -> ShipperSettings {
         sections: "[[tenants]]\nname = \"any\"\nanyone = true".to_owned(),
         log_level: "warn",
         netns: None,
+        files_max: None,
     }
 }
 
