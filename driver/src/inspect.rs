@@ -15,6 +15,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use proto::frame::{self, Decoded, EntryView};
 use proto::limits::FRAME_BYTES_MAX;
+use proto::text;
 use serde::Deserialize;
 
 use crate::chain::Chain;
@@ -43,6 +44,9 @@ pub enum Command {
     Show {
         /// Id of a journal or a container, or how it begins
         id: String,
+        /// Print texts byte for byte, not with a space for each character that a terminal obeys
+        #[arg(long)]
+        raw: bool,
     },
     /// Read every frame of every journal; the exit code is 1 if anything is damaged
     Verify,
@@ -104,7 +108,7 @@ pub fn inspect(
             }
             Ok(true)
         }
-        Command::Show { id } => show(find(&journals, id)?, out).map(|()| true),
+        Command::Show { id, raw } => show(find(&journals, id)?, *raw, out).map(|()| true),
         Command::Verify => verify(&journals, &unreadable, out),
     }
 }
@@ -271,7 +275,7 @@ fn list(journals: &[Journal], out: &mut impl Write) -> Result<(), InspectError> 
             out,
             [
                 &journal.id.get(..SHORT_ID_DIGITS).unwrap_or(&journal.id),
-                &journal.container.name.trim_start_matches('/'),
+                &text::clean(journal.container.name.trim_start_matches('/')),
                 &if journal.is_over { "over" } else { "open" },
                 &journal.waiting_bytes(),
                 &journal.kept_bytes(),
@@ -284,7 +288,7 @@ fn list(journals: &[Journal], out: &mut impl Write) -> Result<(), InspectError> 
     Ok(())
 }
 
-fn show(journal: &Journal, out: &mut impl Write) -> Result<(), InspectError> {
+fn show(journal: &Journal, is_raw: bool, out: &mut impl Write) -> Result<(), InspectError> {
     journal.walk(|found| match found {
         Found::Entry { offset, entry } => match EntryView::parse(entry) {
             Ok(view) => {
@@ -292,7 +296,11 @@ fn show(journal: &Journal, out: &mut impl Write) -> Result<(), InspectError> {
                 let time = humantime::format_rfc3339_nanos(UNIX_EPOCH + time);
                 let piece = if view.partial.is_some() { "+" } else { "" };
                 write!(out, "{offset:>12} {time} {}{piece} ", view.source.as_str())?;
-                out.write_all(view.line)?;
+                if is_raw {
+                    out.write_all(view.line)?;
+                } else {
+                    out.write_all(text::clean(&String::from_utf8_lossy(view.line)).as_bytes())?;
+                }
                 writeln!(out)
             }
             Err(error) => writeln!(out, "{offset:>12} -- {error}"),

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
+use proto::text;
+
 /// Bytes of a line; the rest of it is cut off.
 const LINE_BYTES_MAX: usize = 16 << 10;
 
@@ -94,7 +96,7 @@ struct LineQueue {
 
 impl Write for LineQueue {
     fn write(&mut self, message: &[u8]) -> io::Result<usize> {
-        let line = message.get(..LINE_BYTES_MAX).unwrap_or(message).to_vec();
+        let line = text::line(message.get(..LINE_BYTES_MAX).unwrap_or(message));
         match self.lines.try_send(line) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {

@@ -9,6 +9,7 @@ pub mod limits;
 pub mod log_opts;
 mod redacted;
 pub mod relay;
+pub mod text;
 
 #[cfg(test)]
 mod golden;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use proto::text;
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
 };
@@ -85,8 +86,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // What a command says on stdout is for whoever called it.
     let writer = match arguments.command {
-        None => BoxMakeWriter::new(std::io::stdout),
-        Some(_) => BoxMakeWriter::new(std::io::stderr),
+        None => BoxMakeWriter::new(|| Lines(std::io::stdout())),
+        Some(_) => BoxMakeWriter::new(|| Lines(std::io::stderr())),
     };
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(&arguments.log_level))
@@ -117,6 +118,20 @@ fn main() -> ExitCode {
             error!("{error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Writes each message as one line that no terminal obeys: the subscriber writes a message with one call.
+struct Lines<W>(W);
+
+impl<W: std::io::Write> std::io::Write for Lines<W> {
+    fn write(&mut self, message: &[u8]) -> std::io::Result<usize> {
+        self.0.write_all(&text::line(message))?;
+        Ok(message.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -233,7 +248,7 @@ fn dead_letter(config: &Config, command: DeadLetterCommand) -> anyhow::Result<()
             let letter = number.checked_sub(1).and_then(|index| letters.get(index));
             let letter = letter
                 .with_context(|| format!("no record {number}: there are {}", letters.len()))?;
-            say(&serde_json::to_string_pretty(letter)?)
+            say(&text::json(&serde_json::to_string_pretty(letter)?))
         }
         DeadLetterCommand::Replay { credentials } => {
             let clock = WallClock::system();
@@ -249,15 +264,18 @@ fn dead_letter(config: &Config, command: DeadLetterCommand) -> anyhow::Result<()
 
 fn summary(number: usize, letter: &Letter) -> String {
     let reason = &letter.reason;
+    // The columns are ours, what stands in them is not.
+    let [topic_id, why, code, message, request_id] = [
+        &reason.topic_id,
+        &reason.reason,
+        &reason.code,
+        &reason.message,
+        &reason.request_id,
+    ]
+    .map(|text| text::clean(text));
     format!(
-        "{number}\ttime_ms={}\ttopic_id={}\treason={}\t{} {} {}\trequest_id={}",
-        letter.time_ms,
-        reason.topic_id,
-        reason.reason,
-        reason.status,
-        reason.code,
-        reason.message,
-        reason.request_id
+        "{number}\ttime_ms={}\ttopic_id={topic_id}\treason={why}\t{} {code} {message}\trequest_id={request_id}",
+        letter.time_ms, reason.status,
     )
 }
 

@@ -15,14 +15,7 @@ const SHOWN_BYTES_MAX: usize = 1 << 10;
 /// Returns what a shipper wrote as it goes into a message: cut, on one line, and without characters
 /// that would steer a terminal.
 pub(crate) fn shown(text: &str) -> String {
-    let end = text.floor_char_boundary(SHOWN_BYTES_MAX);
-    let (kept, rest) = text.split_at(end);
-    let clean = |c: char| if c.is_control() { ' ' } else { c };
-    let mut shown: String = kept.chars().map(clean).collect();
-    if !rest.is_empty() {
-        shown.push('…');
-    }
-    shown
+    proto::text::shown(text, SHOWN_BYTES_MAX)
 }
 
 /// What is wrong with an endpoint.

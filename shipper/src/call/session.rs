@@ -581,6 +581,10 @@ pub(crate) fn check_host_name(host: &str) -> Result<(), String> {
         let rule = format!("the host name is {bytes} bytes, the limit is {HOST_BYTES_MAX}");
         return Err(rule);
     }
+    if host.contains(proto::text::is_obeyed) {
+        let host = proto::text::clean(host);
+        return Err(format!("the host name \"{host}\" has control characters"));
+    }
     Ok(())
 }
 

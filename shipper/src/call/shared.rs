@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proto::limits::REASON_BYTES_MAX;
 use proto::relay::HostReport;
+use proto::text;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -151,10 +152,11 @@ impl Shared {
     }
 }
 
-/// Cuts a reason or fault to what an answer may hold.
+/// Cuts a reason or fault to what an answer may hold. It may quote a container's options: what a terminal
+/// would obey is not among it.
 pub(crate) fn cut(reason: &str) -> String {
     let end = reason.floor_char_boundary(REASON_BYTES_MAX);
-    reason.split_at(end).0.to_owned()
+    text::clean(reason.split_at(end).0).into_owned()
 }
 
 fn peer(headers: &http::HeaderMap, arrival: &Arrival) -> Peer {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
+use proto::text;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, SERVER};
 use serde::Deserialize;
 
@@ -25,6 +26,9 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes of each text of an answer that are kept.
 const MESSAGE_BYTES_MAX: usize = 500;
+
+/// Bytes of a code or an id of an answer that are kept: CLS's have less.
+const NAME_BYTES_MAX: usize = 64;
 
 /// A connection pool to all endpoints, on one road.
 #[derive(Debug, Clone)]
@@ -127,7 +131,7 @@ impl Client {
             }
             // Without a connection nothing was sent.
             Err(error) if error.is_timeout() && !error.is_connect() => Outcome::Timeout,
-            Err(error) => Outcome::Transport(self.cause(error)),
+            Err(error) => Outcome::Transport(one_line(&self.cause(error))),
         }
     }
 }
@@ -166,7 +170,7 @@ async fn read_answer(mut response: reqwest::Response, credentials: &Credentials)
     };
     let mut answer = Answer {
         status: response.status().as_u16(),
-        request_id: header("x-cls-requestid"),
+        request_id: cut(one_line(&header("x-cls-requestid")), NAME_BYTES_MAX),
         retry_after: header(RETRY_AFTER.as_str())
             .parse()
             .ok()
@@ -190,7 +194,7 @@ async fn read_answer(mut response: reqwest::Response, credentials: &Credentials)
     // By the code as it is: in one without a part of a key, a short key may have been.
     answer.error = ErrorCode::of(&error.code);
     // Before texts are cut: a part of a key is no match.
-    answer.code = one_line(&credentials.redact(&error.code));
+    answer.code = cut(one_line(&credentials.redact(&error.code)), NAME_BYTES_MAX);
     answer.message = one_line(&credentials.redact(&error.message));
     if answer.request_id.is_empty() || error.is_of_api_3 {
         stranger.body = one_line(&credentials.redact(&String::from_utf8_lossy(&body)));
@@ -228,8 +232,8 @@ impl ErrorBody {
 }
 
 /// Makes text of a server fit for a log: its beginning, in one line, without control characters.
-fn one_line(text: &str) -> String {
-    let words = text.split(|char: char| char.is_control() || char.is_whitespace());
+fn one_line(said: &str) -> String {
+    let words = said.split(|char: char| text::is_obeyed(char) || char.is_whitespace());
     let mut line = String::new();
     for word in words.filter(|word| !word.is_empty()) {
         if !line.is_empty() {
@@ -237,11 +241,15 @@ fn one_line(text: &str) -> String {
         }
         line.push_str(word);
         if line.len() > MESSAGE_BYTES_MAX {
-            line.truncate(line.floor_char_boundary(MESSAGE_BYTES_MAX));
             break;
         }
     }
-    line
+    cut(line, MESSAGE_BYTES_MAX)
+}
+
+fn cut(mut text: String, bytes_max: usize) -> String {
+    text.truncate(text.floor_char_boundary(bytes_max));
+    text
 }
 
 /// Reads a time as HTTP writes it.
@@ -304,6 +312,28 @@ mod tests {
             outcome = serve => outcome,
             outcome = upload => outcome,
         }
+    }
+
+    /// Whoever answers may be anybody: what they say is a word or a line, and steers no terminal.
+    #[tokio::test]
+    async fn texts_of_an_answer_are_short_lines() {
+        let hostile = "a\\n2026-11-30 INFO b\\u001b[2K\\u009b\\u007f\\u202ec";
+        let long = "x".repeat(60_000);
+        let body = format!(r#"{{"errorcode":"{hostile}{long}","errormessage":"{hostile}"}}"#);
+        let head = format!("400 Bad\r\nX-Cls-RequestId: {}", "r".repeat(1_000));
+        let outcome = upload_to(answer(&head, &body), ["id", "key"]).await;
+        let Outcome::Answer(answer) = outcome else {
+            panic!("{outcome:?}");
+        };
+        for (said, bytes_max) in [
+            (&answer.code, NAME_BYTES_MAX),
+            (&answer.request_id, NAME_BYTES_MAX),
+            (&answer.message, MESSAGE_BYTES_MAX),
+        ] {
+            assert!(said.len() <= bytes_max, "{} bytes", said.len());
+            assert!(!said.contains(text::is_obeyed), "{said:?}");
+        }
+        assert_eq!(answer.message, "a 2026-11-30 INFO b [2K c");
     }
 
     fn answer(head: &str, body: &str) -> String {

@@ -20,6 +20,7 @@ use std::sync::{Mutex, PoisonError};
 
 use proto::limits::STREAMS_PER_CALL_MAX;
 use proto::relay::{HostReport, StreamReport};
+use proto::text;
 use serde::{Deserialize, Serialize};
 
 /// Hosts of a tenant whose reports are kept.
@@ -43,7 +44,7 @@ const NAME_BYTES_MAX: usize = 256;
 /// Reasons of a stream's drops that are kept, twice what a driver has.
 const REASONS_MAX: usize = 8;
 
-/// Bytes of a reason. A longer one, and one too many, counts as [`OTHER_REASON`].
+/// Bytes of a reason. A longer one, one that is no text, and one too many, counts as [`OTHER_REASON`].
 const REASON_BYTES_MAX: usize = 32;
 
 /// What is said of drops whose reasons are not kept.
@@ -248,21 +249,26 @@ fn bounded(mut stream: StreamReport) -> StreamReport {
     ];
     for name in names {
         name.truncate(name.floor_char_boundary(NAME_BYTES_MAX));
-        name.shrink_to_fit();
+        *name = text::clean(name).into_owned();
     }
     let reasons = &stream.dropped_entries;
-    if reasons.len() > REASONS_MAX || reasons.keys().any(|name| name.len() > REASON_BYTES_MAX) {
+    if reasons.len() > REASONS_MAX || !reasons.keys().all(|reason| is_good(reason)) {
         stream.dropped_entries = few_reasons(std::mem::take(&mut stream.dropped_entries));
     }
     stream
 }
 
-/// Adds up reasons that are too long or too many, so that the sum stays what it was.
+/// Returns whether a reason can be one of a driver's: a word.
+fn is_good(reason: &str) -> bool {
+    reason.len() <= REASON_BYTES_MAX && !reason.contains(text::is_obeyed)
+}
+
+/// Adds up reasons that are no words or too many, so that the sum stays what it was.
 fn few_reasons(reasons: HashMap<String, u64>) -> HashMap<String, u64> {
     let mut few = HashMap::new();
     let mut other = 0_u64;
     for (reason, count) in reasons {
-        if reason.len() > REASON_BYTES_MAX || few.len() + 1 >= REASONS_MAX {
+        if !is_good(&reason) || few.len() + 1 >= REASONS_MAX {
             other = other.saturating_add(count);
         } else {
             few.insert(reason, count);
@@ -452,8 +458,8 @@ pub fn table(lines: &[Line]) -> String {
     ];
     for line in lines {
         rows.push([
-            line.host.clone(),
-            line.container_name.trim_start_matches('/').to_owned(),
+            text::clean(&line.host).into_owned(),
+            text::clean(line.container_name.trim_start_matches('/')).into_owned(),
             line.received.to_string(),
             line.delivered.to_string(),
             line.filtered.to_string(),
@@ -520,6 +526,25 @@ mod tests {
             version: "0".into(),
             streams: vec![stream],
         }
+    }
+
+    /// A host may report rows of its own making, and what a terminal obeys.
+    #[test]
+    fn the_table_has_a_row_for_each_stream_whatever_its_names_are() {
+        let ledger = Ledger::default();
+        let mut report = report_of("a", "j1", 5);
+        let stream = &mut report.streams[0];
+        stream.container_name = "/x\nvictim  db  999\u{1b}[2K\u{9b}\u{202e}".into();
+        stream.dropped_entries = [("\u{1b}[1A\n".into(), 2)].into();
+        ledger.put("t", report);
+        let lines = ledger.lines();
+        assert_eq!(lines[0].dropped, [("other".to_owned(), 2)].into());
+        let table = table(&lines);
+        assert_eq!(table.lines().count(), 2, "{table:?}");
+        assert!(
+            !table.contains(|char| text::is_obeyed(char) && char != '\n'),
+            "{table:?}"
+        );
     }
 
     fn received(ledger: &Ledger) -> Vec<(String, u64)> {
