@@ -23,7 +23,7 @@ main() {
       --name) name=$2; shift 2 ;;
       --image) image=$2; shift 2 ;;
       [A-Z]*=* | run.source=* | tls.source=*) settings[${1%%=*}]=${1#*=}; shift ;;
-      [a-z0-9]*)
+      [a-z0-9]* | --raw)
         [[ $command == journal ]] || die "unknown argument $1"
         journal+=("$1"); shift ;;
       *) die "unknown argument $1" ;;

@@ -14,6 +14,7 @@ use rustix::process::{
 };
 use shipper::base::clock::WallClock;
 use shipper::config::Config;
+use shipper::rules::tenant::Tenants;
 use shipper::run::config_file::ConfigFile;
 use shipper::send::client::Client;
 use shipper::show::ledger::{Line, table};
@@ -67,7 +68,8 @@ enum DeadLetterCommand {
     },
     /// Send the records again; those that CLS takes leave the store. The shipper may run meanwhile.
     Replay {
-        /// Sign all of them with this source of the configuration, instead of each with its own.
+        /// Sign all of them with this source of the configuration, instead of each with its own. Records of
+        /// containers that had keys of their own are sent in this way only.
         #[arg(long, value_name = "NAME")]
         credentials: Option<String>,
     },
@@ -252,7 +254,9 @@ fn dead_letter(config: &Config, command: DeadLetterCommand) -> anyhow::Result<()
         }
         DeadLetterCommand::Replay { credentials } => {
             let clock = WallClock::system();
-            let replayed = replay(config, &store, &clock, credentials.as_deref());
+            let tenants = Tenants::new(&config.tenants);
+            let rights = |tenant: &str, topic: &str, keys: &_| tenants.faults(tenant, topic, keys);
+            let replayed = replay(config, &store, &clock, credentials.as_deref(), &rights);
             let done = runtime()?.block_on(replayed)?;
             say(&format!(
                 "{} records delivered, {} kept",

@@ -26,6 +26,53 @@ fn told(shipper: &Shipper, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Waits until a shipper has put a record aside.
+async fn stored(shipper: &Shipper) {
+    let name = "cls_shipper_dead_letters_total";
+    let has_one = async || shipper.metric(name).await.unwrap() > 0;
+    let in_time = std::time::Duration::from_secs(20);
+    let waited = world::processes::wait_until("a dead letter", in_time, has_one).await;
+    waited.unwrap();
+}
+
+/// A container with a key of its own, good or not, names any topic: no other key is to sign for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_container_wrote_with_its_own_keys_is_sent_by_a_word_only() {
+    let cloud = Cloud::start().await;
+    let tenants = "[[tenants]]\nname = \"local\"\nunix_uid = 0\n";
+    let shipper = shipper(cloud.shipper("", tenants)).await;
+    let endpoint = format!("unix://{}", shipper.socket().display());
+    let mut driver = driver("host-1", &endpoint, &[]).await;
+    let refusal = Fault::new(FaultKind::Status(413)).times(1);
+    cloud.standin.add_fault(refusal);
+    let bogus = [
+        ("secret_id", "AKIDEXAMPLEBOGUS"),
+        ("secret_key", "SKEXAMPLEBOGUS"),
+        ("endpoint", &cloud.standin.endpoint()),
+        ("topic_id", TOPIC_ID),
+    ];
+    let mut writing = Writing::new();
+    writing.start_with(&mut driver, "s", 1, 1_000, &bogus).await;
+    let pipes = writing.finish().await;
+    stored(&shipper).await;
+    let shown: serde_json::Value = serde_json::from_str(&told(&shipper, &["show", "1"])).unwrap();
+    let whose = [&shown["tenant"], &shown["source"], &shown["has_own_keys"]];
+    let expected = serde_json::json!(["local", "host-1", true]);
+    assert_eq!(serde_json::json!(whose), expected);
+
+    let replayed = command(&shipper, &["replay"]);
+    let said = format!("{replayed:?}");
+    assert!(said.contains("0 records delivered, 1 kept"), "{said}");
+    assert!(
+        said.contains("keys of its own: say --credentials"),
+        "{said}"
+    );
+    assert!(cloud.arrivals().is_empty(), "nothing was sent");
+    let replayed = told(&shipper, &["replay", "--credentials", "default"]);
+    assert_eq!(replayed, "1 records delivered, 0 kept\n");
+    drop(pipes);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cls_refused_is_listed_shown_and_sent_again() {
     let cloud = Cloud::start().await;
@@ -50,18 +97,7 @@ async fn what_cls_refused_is_listed_shown_and_sent_again() {
     let mut writing = Writing::new();
     writing.start(&mut driver, "s", 1, 1_000).await;
     let pipes = writing.finish().await;
-    let stored = async {
-        while shipper
-            .metric("cls_shipper_dead_letters_total")
-            .await
-            .unwrap()
-            == 0
-        {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    let in_time = tokio::time::timeout(std::time::Duration::from_secs(20), stored).await;
-    in_time.expect("a dead letter within 20 s");
+    stored(&shipper).await;
 
     let listed = told(&shipper, &["ls"]);
     for part in [

@@ -291,13 +291,14 @@ impl Session {
         self.shared
             .ledger
             .reopen(self.host.tenant(), &open.journal_id);
-        let stream = Arc::new(Stream::new(
+        let stream = Stream::new(
             open.stream,
             new_context_id(),
             open.host.clone(),
             formatter.log_tags().to_vec(),
             Arc::clone(&self.outbox),
-        ));
+        );
+        let stream = Arc::new(stream.of_tenant(self.host.tenant()));
         let (lane, slot) = self.shared.lanes.join(&key, stream);
         Ok(OpenStream {
             formatter,

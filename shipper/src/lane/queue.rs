@@ -62,6 +62,8 @@ pub struct Stream {
     pub source: String,
     /// Encoded `logTags` of its groups.
     pub log_tags: Vec<u8>,
+    /// Name of its host's tenant.
+    pub tenant: String,
     /// Marks of what was sealed.
     acks: Mutex<AckQueue>,
     /// Where acknowledgements go.
@@ -185,9 +187,19 @@ impl Stream {
             context_id,
             source,
             log_tags,
+            tenant: String::new(),
             acks: Mutex::default(),
             outbox,
             has_left: watch::Sender::new(false),
+        }
+    }
+
+    /// Says whose it is.
+    #[must_use]
+    pub fn of_tenant(self, tenant: &str) -> Self {
+        Self {
+            tenant: tenant.to_owned(),
+            ..self
         }
     }
 

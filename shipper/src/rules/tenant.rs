@@ -217,6 +217,15 @@ impl Tenants {
         }
     }
 
+    /// Returns what a tenant of this name may not do of this, as the configuration is now, one sentence
+    /// each. Of several tenants of a name, one that may do it is enough.
+    pub fn faults(&self, tenant: &str, topic_id: &str, credentials: &CredentialRef) -> Vec<String> {
+        let named = self.tenants.iter().filter(|known| known.name == tenant);
+        let faults = named.map(|tenant| tenant.faults(topic_id, credentials));
+        let least = faults.min_by_key(Vec::len);
+        least.unwrap_or_else(|| vec![format!("tenant {tenant} is not configured any more")])
+    }
+
     /// Counts a refused call. Returns how many of its kind there were, if it is to be logged: each
     /// kind is, and then ever more rarely.
     pub fn count_stranger(&self, error: AdmitError) -> Option<u64> {
@@ -338,6 +347,27 @@ impl Tenant {
     }
 }
 
+impl Tenant {
+    /// Returns where its lines may not go and which keys may not be used for them, one sentence each.
+    fn faults(&self, topic_id: &str, credentials: &CredentialRef) -> Vec<String> {
+        let mut faults = Vec::new();
+        let name = &self.name;
+        if !allows(&self.topics, topic_id) {
+            faults.push(format!(
+                "topic_id \"{topic_id}\" is not one that tenant {name} may use"
+            ));
+        }
+        if let CredentialRef::Named(source) = credentials
+            && !allows(&self.credentials, source)
+        {
+            faults.push(format!(
+                "credentials \"{source}\" are not ones that tenant {name} may use"
+            ));
+        }
+        faults
+    }
+}
+
 impl Host {
     /// Returns the tenant's name.
     pub fn tenant(&self) -> &str {
@@ -380,18 +410,7 @@ impl Host {
                 "host name \"{host}\" is not one that tenant {name} may use"
             ));
         }
-        if !allows(&self.tenant.topics, topic_id) {
-            faults.push(format!(
-                "topic_id \"{topic_id}\" is not one that tenant {name} may use"
-            ));
-        }
-        if let CredentialRef::Named(source) = credentials
-            && !allows(&self.tenant.credentials, source)
-        {
-            faults.push(format!(
-                "credentials \"{source}\" are not ones that tenant {name} may use"
-            ));
-        }
+        faults.extend(self.tenant.faults(topic_id, credentials));
         faults
     }
 

@@ -60,10 +60,10 @@ pub(crate) fn assemble(
         compression: config.upload.compression,
         concurrency_max: config.upload.concurrency_max,
         wire: Wire::new(files_max()),
-        dead_letters: config
-            .dead_letter
-            .as_ref()
-            .map(|store| Arc::new(DeadLetters::new(store.path.clone(), store.bytes_max))),
+        dead_letters: config.dead_letter.as_ref().map(|store| {
+            let letters = DeadLetters::new(store.path.clone(), store.bytes_max);
+            Arc::new(letters.shared(config.tenants.len() > 1))
+        }),
         tasks,
         buffers: Arc::clone(&buffers),
         metrics: Arc::clone(&metrics),

@@ -262,7 +262,13 @@ impl Uploader {
         let log_counts: Vec<usize> = list.groups.iter().map(|group| group.logs.len()).collect();
         let now_ms = self.clock.unix_ms();
         let why = reason.clone();
-        let stored = tokio::task::spawn_blocking(move || store.store(&reason, &list, now_ms)).await;
+        let tenant = |group: &usize| {
+            sent.get(*group)
+                .map(|sent| sent.receipt.stream().tenant.clone())
+        };
+        let tenants: Vec<String> = part.groups.iter().filter_map(tenant).collect();
+        let stored = move || store.store(&reason, &list, &tenants, now_ms);
+        let stored = tokio::task::spawn_blocking(stored).await;
         match stored {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

@@ -2,7 +2,7 @@
 //! replayable.
 //!
 //! One file of JSON Lines; each line is one record with everything it needs to be sent again. The
-//! store is bounded. At its bound nothing is written and the lane holds, because the entries can't
+//! store is bounded, and so is what each tenant has of it where there are several. At its bound nothing is written and the lane holds, because the entries can't
 //! be acknowledged: an operator makes room, or fixes what made the letters.
 //!
 //! A stored letter is the only copy of its record: it is on stable storage before `store` returns. A
@@ -13,10 +13,13 @@
 //! whole file away under the lock (by renaming it) before it sends the first record. What it could
 //! not send it puts back. Two replays at once would send everything twice, so the second is refused.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -45,6 +48,9 @@ pub struct Reason {
     /// stored, and in letters of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<String>,
+    /// Whether the lane's keys were a container's own.
+    #[serde(default)]
+    pub has_own_keys: bool,
 }
 
 /// Why letters were not stored. None of them counts as stored; what of them is on disk nevertheless
@@ -66,6 +72,23 @@ pub enum StoreError {
         /// Its bound.
         bytes_max: u64,
     },
+    /// One owner has its share of it.
+    #[error(
+        "dead-letter store {} holds {bytes} B of {owner} and {more_bytes} B more exceed its share of {bytes_max} B",
+        path.display()
+    )]
+    Share {
+        /// The file.
+        path: PathBuf,
+        /// Whose letters they are.
+        owner: String,
+        /// What it holds of theirs.
+        bytes: u64,
+        /// What would be added.
+        more_bytes: u64,
+        /// Their share.
+        bytes_max: u64,
+    },
     /// The file can't be written.
     #[error("dead-letter store {}", path.display())]
     Write {
@@ -81,6 +104,57 @@ pub enum StoreError {
 pub struct DeadLetters {
     path: PathBuf,
     bytes_max: u64,
+    is_shared: bool,
+    /// What each owner has in the file, as far as this process knows.
+    shares: Mutex<Shares>,
+}
+
+/// Whose a letter is: a tenant's, apart from those that its containers' own keys were for, as these are
+/// made as easily as a container has a wrong key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+struct Owner {
+    #[serde(default)]
+    tenant: Option<String>,
+    #[serde(default)]
+    has_own_keys: bool,
+}
+
+/// Bytes of owners in a file.
+#[derive(Debug, Default)]
+struct Shares {
+    inode: u64,
+    /// Bytes of the file that are counted.
+    bytes: u64,
+    of_owners: HashMap<Owner, u64>,
+}
+
+impl Shares {
+    /// Counts what of a file is not counted yet; all of it, if it is another one or was cut.
+    fn catch_up(&mut self, file: &File, bytes: u64) -> std::io::Result<()> {
+        let inode = file.metadata()?.ino();
+        if self.inode != inode || self.bytes > bytes {
+            *self = Self {
+                inode,
+                ..Self::default()
+            };
+        }
+        if self.bytes < bytes {
+            let mut reader = BufReader::new(file);
+            reader.seek(SeekFrom::Start(self.bytes))?;
+            for line in reader.split(b'\n') {
+                let line = line?;
+                if let Ok(owner) = serde_json::from_slice::<Owner>(&line) {
+                    self.add(owner, line.len() as u64 + 1);
+                }
+            }
+            self.bytes = bytes;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, owner: Owner, bytes: u64) {
+        *self.of_owners.entry(owner).or_default() += bytes;
+    }
 }
 
 /// One record that was given up.
@@ -97,38 +171,68 @@ pub struct Letter {
     pub fields: Vec<(String, String)>,
     /// Its group's tags.
     pub tags: Vec<(String, String)>,
-    /// Its group's source.
+    /// Its group's source: the host.
     pub source: String,
     /// Its group's context.
     pub context_flow: String,
+    /// Name of the host's tenant; `None` in letters of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
 }
 
 impl DeadLetters {
     /// Makes a store in a file, which is created at the first letter.
     pub fn new(path: PathBuf, bytes_max: u64) -> Self {
-        Self { path, bytes_max }
+        Self {
+            path,
+            bytes_max,
+            is_shared: false,
+            shares: Mutex::default(),
+        }
     }
 
-    /// Stores all records of a body durably. Blocks on the disk, and on a replay that begins.
+    /// Says whether several tenants share it: then each has half of it at most, and a tenth for letters
+    /// of its containers' own keys.
+    #[must_use]
+    pub fn shared(self, is_shared: bool) -> Self {
+        Self { is_shared, ..self }
+    }
+
+    /// Stores all records of a body durably; `tenants` has a name for each of its groups. Blocks on the
+    /// disk, and on a replay that begins.
     ///
     /// # Errors
-    /// The store is full or can't be written; then the records count as not stored.
+    /// The store is full, or has an owner's share, or can't be written; then the records count as not
+    /// stored.
     pub fn store(
         &self,
         reason: &Reason,
         list: &LogGroupList,
+        tenants: &[String],
         now_ms: i64,
     ) -> Result<(), StoreError> {
         let mut lines = Vec::new();
-        for group in &list.groups {
+        let mut more = HashMap::<Owner, u64>::new();
+        for (group, tenant) in list.groups.iter().zip(tenants) {
+            let before = lines.len();
             for log in &group.logs {
-                append_line(&mut lines, &Letter::new(reason, group, log, now_ms));
+                append_line(&mut lines, &Letter::new(reason, group, log, tenant, now_ms));
             }
+            let owner = Owner {
+                tenant: Some(tenant.clone()),
+                has_own_keys: reason.has_own_keys,
+            };
+            *more.entry(owner).or_default() += (lines.len() - before) as u64;
         }
-        self.append(&lines, self.bytes_max)
+        self.append(&lines, self.bytes_max, more)
     }
 
-    fn append(&self, lines: &[u8], bytes_max: u64) -> Result<(), StoreError> {
+    fn append(
+        &self,
+        lines: &[u8],
+        bytes_max: u64,
+        more: HashMap<Owner, u64>,
+    ) -> Result<(), StoreError> {
         let write_error = |source| StoreError::Write {
             path: self.path.clone(),
             source,
@@ -144,6 +248,11 @@ impl DeadLetters {
                 bytes_max,
             });
         }
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_shared {
+            shares.catch_up(&file, bytes).map_err(write_error)?;
+            self.check_shares(&shares, &more)?;
+        }
         let written = file.write_all(lines).and_then(|()| file.sync_data());
         let written = written.and_then(|()| match bytes {
             0 => sync_folder(&self.path),
@@ -153,7 +262,33 @@ impl DeadLetters {
             // What does not go away here is ended before the next letter.
             file.set_len(bytes).ok();
             write_error(source)
-        })
+        })?;
+        if self.is_shared {
+            for (owner, bytes) in more {
+                shares.add(owner, bytes);
+            }
+            shares.bytes = bytes.saturating_add(lines.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Looks whether each owner has room for what it adds.
+    fn check_shares(&self, shares: &Shares, more: &HashMap<Owner, u64>) -> Result<(), StoreError> {
+        for (owner, more_bytes) in more {
+            let part = if owner.has_own_keys { 10 } else { 2 };
+            let bytes_max = self.bytes_max / part;
+            let bytes = shares.of_owners.get(owner).copied().unwrap_or_default();
+            if bytes.saturating_add(*more_bytes) > bytes_max {
+                return Err(StoreError::Share {
+                    path: self.path.clone(),
+                    owner: owner.to_string(),
+                    bytes,
+                    more_bytes: *more_bytes,
+                    bytes_max,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Returns all letters, oldest first, and how many lines are not letters.
@@ -234,7 +369,7 @@ impl Taken<'_> {
             append_line(&mut lines, letter);
         }
         if !lines.is_empty() {
-            self.store.append(&lines, u64::MAX)?;
+            self.store.append(&lines, u64::MAX, HashMap::new())?;
         }
         match std::fs::remove_file(&self.aside) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -249,7 +384,7 @@ impl Taken<'_> {
 }
 
 impl Letter {
-    fn new(reason: &Reason, group: &LogGroup, log: &Log, now_ms: i64) -> Self {
+    fn new(reason: &Reason, group: &LogGroup, log: &Log, tenant: &str, now_ms: i64) -> Self {
         let pairs = |pairs: &[Pair]| {
             pairs
                 .iter()
@@ -264,6 +399,7 @@ impl Letter {
             tags: pairs(&group.log_tags),
             source: group.source.clone().unwrap_or_default(),
             context_flow: group.context_flow.clone().unwrap_or_default(),
+            tenant: Some(tenant.to_owned()),
         }
     }
 
@@ -287,6 +423,16 @@ impl Letter {
         };
         LogGroupList {
             groups: vec![group],
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tenant = self.tenant.as_deref().unwrap_or("no");
+        match self.has_own_keys {
+            true => write!(f, "tenant {tenant} with containers' own keys"),
+            false => write!(f, "tenant {tenant}"),
         }
     }
 }
@@ -407,7 +553,12 @@ mod tests {
             endpoint: "https://h".into(),
             topic_id: "t".into(),
             credentials: Some("c".into()),
+            has_own_keys: false,
         }
+    }
+
+    fn tenants() -> Vec<String> {
+        vec!["a".to_owned()]
     }
 
     fn values(letters: &[Letter]) -> Vec<&str> {
@@ -422,7 +573,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/dead-letter.jsonl");
         DeadLetters::new(path.clone(), 1 << 20)
-            .store(&reason(), &list("x\u{0}\"y"), 9)
+            .store(&reason(), &list("x\u{0}\"y"), &tenants(), 9)
             .unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<serde_json::Value> = text
@@ -435,7 +586,7 @@ mod tests {
             serde_json::json!({
                 "stored_unix_ms": 9, "reason": "content", "status": 400, "code": "InvalidContent",
                 "message": "bad", "request_id": "r", "endpoint": "https://h", "topic_id": "t",
-                "credentials": "c", "time_ms": 7, "fields": [["content", "x\u{0}\"y"]], "tags": [["tag", "t"]],
+                "credentials": "c", "has_own_keys": false, "tenant": "a", "time_ms": 7, "fields": [["content", "x\u{0}\"y"]], "tags": [["tag", "t"]],
                 "source": "host", "context_flow": ""
             })
         );
@@ -446,10 +597,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dead-letter.jsonl");
         let store = DeadLetters::new(path.clone(), 1000);
-        store.store(&reason(), &list("x"), 9).unwrap();
+        store.store(&reason(), &list("x"), &tenants(), 9).unwrap();
         let bytes = std::fs::metadata(&path).unwrap().len();
         let error = store
-            .store(&reason(), &list(&"x".repeat(500)), 9)
+            .store(&reason(), &list(&"x".repeat(500)), &tenants(), 9)
             .unwrap_err();
         assert!(
             error.to_string().contains("exceed its bound of 1000 B"),
@@ -458,18 +609,58 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().len(), bytes);
     }
 
+    /// Also where another process has the store now, and after a replay.
+    #[test]
+    fn each_tenant_has_a_share_and_a_smaller_one_for_own_keys() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dead-letter.jsonl");
+        let open = || DeadLetters::new(path.clone(), 20_000).shared(true);
+        let fill = |store: &DeadLetters, tenant: &str, has_own_keys: bool| {
+            let reason = Reason {
+                has_own_keys,
+                ..reason()
+            };
+            let tenant = [tenant.to_owned()];
+            loop {
+                if let Err(error) = store.store(&reason, &list("x"), &tenant, 9) {
+                    return error.to_string();
+                }
+            }
+        };
+        let bytes = || std::fs::metadata(&path).unwrap().len();
+        let store = open();
+        let error = fill(&store, "a", true);
+        let expected = "of tenant a with containers' own keys and";
+        assert!(error.contains(expected) && bytes() < 2_000, "{error}");
+        let error = fill(&open(), "a", false);
+        assert!(error.contains("exceed its share of 10000 B"), "{error}");
+        assert!((11_000..12_000).contains(&bytes()), "{}", bytes());
+        store
+            .store(&reason(), &list("x"), &["b".to_owned()], 9)
+            .unwrap();
+        // What a replay has sent makes room for its owner.
+        store.take().unwrap().finish(&[]).unwrap();
+        store
+            .store(&reason(), &list("x"), &["a".to_owned()], 9)
+            .unwrap();
+    }
+
     #[test]
     fn a_replay_takes_all_letters_and_puts_back_what_it_could_not_send() {
         let folder = tempfile::tempdir().unwrap();
         let store = DeadLetters::new(folder.path().join("dead-letter.jsonl"), 1 << 20);
-        store.store(&reason(), &list("first"), 9).unwrap();
+        store
+            .store(&reason(), &list("first"), &tenants(), 9)
+            .unwrap();
         let taken = store.take().unwrap();
         assert_eq!(taken.letters.len(), 2);
         assert_eq!(
             taken.letters[0].to_list().groups[0].logs,
             list("first").groups[0].logs[..1]
         );
-        store.store(&reason(), &list("meanwhile"), 9).unwrap();
+        store
+            .store(&reason(), &list("meanwhile"), &tenants(), 9)
+            .unwrap();
         let unsent = taken.letters[..1].to_vec();
         taken.finish(&unsent).unwrap();
         let (letters, bad_count) = store.letters().unwrap();
@@ -482,11 +673,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dead-letter.jsonl");
         let store = DeadLetters::new(path.clone(), 1 << 20);
-        store.store(&reason(), &list("first"), 9).unwrap();
+        store
+            .store(&reason(), &list("first"), &tenants(), 9)
+            .unwrap();
         let whole = std::fs::read(&path).unwrap();
         let torn = whole.get(..whole.len() - 20).unwrap();
         std::fs::write(&path, torn).unwrap();
-        store.store(&reason(), &list("second"), 9).unwrap();
+        store
+            .store(&reason(), &list("second"), &tenants(), 9)
+            .unwrap();
         let (letters, other_count) = store.letters().unwrap();
         assert_eq!(values(&letters), ["first", "second", "second"]);
         assert_eq!(other_count, 1);
@@ -505,7 +700,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dead-letter.jsonl");
         let store = DeadLetters::new(path.clone(), 1 << 20);
-        store.store(&reason(), &list("x"), 9).unwrap();
+        store.store(&reason(), &list("x"), &tenants(), 9).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replace(r#""credentials":"c","#, "")).unwrap();
         let (letters, other_count) = store.letters().unwrap();
@@ -517,7 +712,7 @@ mod tests {
     fn a_second_replay_is_refused_while_the_first_is_under_way() {
         let folder = tempfile::tempdir().unwrap();
         let store = DeadLetters::new(folder.path().join("dead-letter.jsonl"), 1 << 20);
-        store.store(&reason(), &list("x"), 9).unwrap();
+        store.store(&reason(), &list("x"), &tenants(), 9).unwrap();
         let first = store.take().unwrap();
         let error = store.take().unwrap_err().to_string();
         assert!(error.contains("another replay is under way"), "{error}");
@@ -529,9 +724,13 @@ mod tests {
     fn an_interrupted_replay_is_taken_up_again() {
         let folder = tempfile::tempdir().unwrap();
         let store = DeadLetters::new(folder.path().join("dead-letter.jsonl"), 1 << 20);
-        store.store(&reason(), &list("first"), 9).unwrap();
+        store
+            .store(&reason(), &list("first"), &tenants(), 9)
+            .unwrap();
         drop(store.take().unwrap());
-        store.store(&reason(), &list("second"), 9).unwrap();
+        store
+            .store(&reason(), &list("second"), &tenants(), 9)
+            .unwrap();
         let taken = store.take().unwrap();
         assert_eq!(taken.letters[0].fields[0].1, "first");
         taken.finish(&[]).unwrap();

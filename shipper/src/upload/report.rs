@@ -42,6 +42,7 @@ pub(super) fn reason(lane: &Lane, outcome: Outcome, asked: Disposition) -> Reaso
             CredentialRef::Named(name) => Some(name.clone()),
             CredentialRef::Own(_) => None,
         },
+        has_own_keys: matches!(lane.key().credentials, CredentialRef::Own(_)),
     }
 }
 
