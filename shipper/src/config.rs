@@ -90,6 +90,8 @@ pub struct Config {
     pub dead_letter: Option<DeadLetter>,
     /// Address of the admin HTTP server.
     pub admin_listen: SocketAddr,
+    /// Patterns of the names under which it may be asked, besides addresses and `localhost`.
+    pub admin_hosts: Vec<String>,
     /// Time to deliver what is in memory at a stop.
     pub shutdown_grace: Duration,
 }
@@ -314,7 +316,10 @@ impl Config {
                 self.upload != new.upload || self.road != new.road,
             ),
             ("[dead_letter]", self.dead_letter != new.dead_letter),
-            ("[admin]", self.admin_listen != new.admin_listen),
+            (
+                "[admin]",
+                self.admin_listen != new.admin_listen || self.admin_hosts != new.admin_hosts,
+            ),
             (
                 "shutdown_grace_ms",
                 self.shutdown_grace != new.shutdown_grace,
@@ -357,7 +362,10 @@ impl Config {
             .address("listen", &mut faults)
             .or_else(|| ADMIN_LISTEN_DEFAULT.parse().ok())
             .expect("the default is an address");
-        admin.end(&["listen"], &mut faults);
+        let admin_hosts = admin.texts("hosts", &mut faults);
+        let admin_hosts = admin_hosts.iter().map(|host| host.to_ascii_lowercase());
+        let admin_hosts = admin_hosts.collect();
+        admin.end(&["listen", "hosts"], &mut faults);
         let grace = root.number(
             "shutdown_grace_ms",
             0..=600_000,
@@ -388,6 +396,7 @@ impl Config {
             road,
             dead_letter,
             admin_listen,
+            admin_hosts,
             shutdown_grace: Duration::from_millis(grace),
         })
     }

@@ -111,11 +111,12 @@ pub async fn run_reloading(
     // not to cut the drivers off from the first.
     let admin = bind_tcp(config.admin_listen).await?;
     let listeners = Listeners::bind(&config.listen).await?;
-    let admin_routes = admin::router(admin::Admin {
+    let pages = admin::Admin {
         metrics: Arc::clone(&shared.metrics),
         ledger: Arc::clone(&shared.ledger),
         phase: phase.clone(),
-    });
+    };
+    let admin_routes = admin::router(pages, &config.admin_hosts);
     let admin_phase = phase.clone();
     let files_max = files_max();
     let admin = AdminListener::new(admin, files_max, Arc::clone(&shared.metrics));

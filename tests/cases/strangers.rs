@@ -242,6 +242,60 @@ async fn strangers_that_dial_for_ever_keep_no_host_out() {
     }
 }
 
+/// Readers of the admin server that ask for a long page and take next to nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_do_not_read_share_a_page() {
+    use proto::relay::relay_client::RelayClient;
+    use proto::relay::{HostReport, StreamReport};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    const STREAMS: u32 = 10_000;
+    let cloud = Cloud::start().await;
+    let shipper = shipper(cloud.shipper("", "")).await;
+    let stream = |number: u32| StreamReport {
+        journal_id: format!("{number:032x}"),
+        container_id: format!("{number:064x}"),
+        container_name: "n".repeat(100),
+        ..StreamReport::default()
+    };
+    let report = HostReport {
+        host: "host-1".into(),
+        streams: (0..STREAMS).map(stream).collect(),
+        ..HostReport::default()
+    };
+    let relay = Endpoint::from_shared(format!("unix://{}", shipper.socket().display())).unwrap();
+    let mut relay = RelayClient::new(relay.connect().await.unwrap());
+    relay.report(tokio_stream::once(report)).await.unwrap();
+    let page_bytes = shipper.admin("/api/ledger").await.unwrap().len();
+    assert!(page_bytes > 3 << 20, "{page_bytes} bytes");
+    let before_bytes = rss_bytes_max(&shipper);
+    let mut readers = Vec::new();
+    for from in 0..8 {
+        for _ in 0..8 {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            let address = format!("127.0.0.{}:0", 10 + from);
+            socket.bind(address.parse().unwrap()).unwrap();
+            // What the kernel does not take stays with the shipper.
+            socket.set_recv_buffer_size(4 << 10).unwrap();
+            let mut reader = socket.connect(shipper.admin_address()).await.unwrap();
+            let request = b"GET /api/ledger HTTP/1.1\r\nHost: localhost\r\n\r\n";
+            reader.write_all(request).await.unwrap();
+            reader.read_exact(&mut [0; 100]).await.unwrap();
+            readers.push(reader);
+        }
+    }
+    let growth_bytes = rss_bytes_max(&shipper) - before_bytes;
+    eprintln!(
+        "{} readers of {page_bytes} bytes: {} KiB",
+        readers.len(),
+        growth_bytes >> 10
+    );
+    // Each with a page of its own would take 64 of them.
+    assert!(
+        growth_bytes < 16 * page_bytes as u64,
+        "{growth_bytes} bytes"
+    );
+}
+
 /// A host whose containers have keys of their own, for a server that takes each request and never
 /// answers: as many requests as the shipper will make.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -39,6 +39,9 @@ use crate::show::metrics::Metrics;
 /// Connections of the admin server.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 
+/// Connections of one address to the admin server.
+const ADMIN_CONNECTIONS_PER_ADDRESS_MAX: usize = 8;
+
 /// Time in which a connection must bear a call of a tenant. A driver calls at once.
 pub const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(20);
 
@@ -496,6 +499,8 @@ impl AdminListener {
     pub fn new(listener: TcpListener, files_max: Option<u64>, metrics: Arc<Metrics>) -> Self {
         let connections_max = (connections_max(files_max) / 4).clamp(4, ADMIN_CONNECTIONS_MAX);
         let gate = Gate::new("admin", connections_max, metrics);
+        let per_address_max = ADMIN_CONNECTIONS_PER_ADDRESS_MAX.min(connections_max);
+        let gate = gate.per_address(Some(per_address_max));
         Self {
             listener,
             gate,

@@ -14,7 +14,7 @@ use crate::base::clock::WallClock;
 use crate::base::secret::Secret;
 use crate::cls::credentials::Credentials;
 use crate::config::Origin;
-use crate::send::client::Client;
+use crate::send::client::{Client, beginning};
 use crate::send::road::RoadError;
 
 const CVM_CREDENTIALS_PATH: &str = "/latest/meta-data/cam/security-credentials/";
@@ -86,6 +86,9 @@ pub struct Fetcher {
     origin: Origin,
     client: Client,
 }
+
+/// Bytes of an answer that are read. One that has more is none of these services'.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 const METADATA: &str = "the CVM metadata service";
 const STS: &str = "STS";
@@ -241,7 +244,7 @@ async fn get(client: &Client, url: &str) -> Result<String, FetchError> {
         service: METADATA,
         cause: client.cause(source),
     };
-    let response = client
+    let mut response = client
         .http()?
         .get(url)
         .timeout(FETCH_TIMEOUT)
@@ -261,7 +264,9 @@ async fn get(client: &Client, url: &str) -> Result<String, FetchError> {
             detail,
         });
     }
-    response.text().await.map_err(unreachable)
+    let text = beginning(&mut response, ANSWER_BYTES_MAX).await;
+    let text = text.map_err(|(_, error)| unreachable(error))?;
+    String::from_utf8(text).map_err(|_| FetchError::Content { service: METADATA })
 }
 
 fn parse_cvm(text: &str) -> Option<(Credentials, u64)> {
@@ -289,7 +294,7 @@ async fn assume_role(
         cause: client.cause(source),
     };
     let body = serde_json::to_vec(request).expect("strings and numbers serialise");
-    let response = client
+    let mut response = client
         .http()?
         .post(url)
         .timeout(FETCH_TIMEOUT)
@@ -304,9 +309,10 @@ async fn assume_role(
         .await
         .map_err(unreachable)?;
     let status = response.status().as_u16();
-    let text = Zeroizing::new(response.text().await.map_err(unreachable)?);
+    let text = beginning(&mut response, ANSWER_BYTES_MAX).await;
+    let text = Zeroizing::new(text.map_err(|(_, error)| unreachable(error))?);
     let answer: StsAnswer =
-        serde_json::from_str(&text).map_err(|_| FetchError::Content { service: STS })?;
+        serde_json::from_slice(&text).map_err(|_| FetchError::Content { service: STS })?;
     if let Some(error) = answer.response.error {
         return Err(FetchError::Refused {
             service: STS,

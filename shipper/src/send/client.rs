@@ -183,13 +183,9 @@ async fn read_answer(mut response: reqwest::Response, credentials: &Credentials)
         location: one_line(&header(LOCATION.as_str())),
         body: String::new(),
     };
-    let mut body = Vec::new();
-    while body.len() < ANSWER_BYTES_MAX {
-        match response.chunk().await {
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) | Err(_) => break,
-        }
-    }
+    let body = match beginning(&mut response, ANSWER_BYTES_MAX).await {
+        Ok(body) | Err((body, _)) => body,
+    };
     let error = ErrorBody::parse(&body);
     // By the code as it is: in one without a part of a key, a short key may have been.
     answer.error = ErrorCode::of(&error.code);
@@ -201,6 +197,25 @@ async fn read_answer(mut response: reqwest::Response, credentials: &Credentials)
         answer.stranger = Some(stranger);
     }
     answer
+}
+
+/// Reads the beginning of an answer's body: so many bytes, and what came together with the last of them.
+///
+/// # Errors
+/// The answer breaks off: what there is of it, and why.
+pub async fn beginning(
+    response: &mut reqwest::Response,
+    bytes_max: usize,
+) -> Result<Vec<u8>, (Vec<u8>, reqwest::Error)> {
+    let mut body = Vec::new();
+    while body.len() < bytes_max {
+        match response.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => break,
+            Err(error) => return Err((body, error)),
+        }
+    }
+    Ok(body)
 }
 
 /// What the body of an answer says of an error.
