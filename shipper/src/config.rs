@@ -27,7 +27,7 @@ use road::Road;
 
 use crate::base::secret::Secret;
 use crate::cls::credentials::{Credentials, trimmed};
-use crate::config::allowed_hosts::AllowedHosts;
+use crate::config::allowed_hosts::{AllowedHosts, OWN_KEYS};
 
 /// Environment variables that begin with this override the file.
 pub const ENV_PREFIX: &str = "CLS_SHIPPER__";
@@ -80,7 +80,8 @@ pub struct Config {
     pub tenants: Vec<TenantConfig>,
     /// Credential sources by name.
     pub credentials: BTreeMap<String, CredentialSource>,
-    /// Patterns of the host names that each source's keys may be used at.
+    /// Patterns of the host names that each source's keys may be used at; under
+    /// [`OWN_KEYS`], those for containers' own keys.
     pub endpoints: BTreeMap<String, Vec<String>>,
     /// How batches are made and sent.
     pub upload: Upload,
@@ -349,11 +350,14 @@ impl Config {
         }
         let mut root = Section::new("", table);
         let listen = read_listen(&mut root, &mut faults);
-        let (credentials, listed) = read_credentials(&mut root, &environment, &mut faults);
+        let (credentials, mut listed) = read_credentials(&mut root, &environment, &mut faults);
         let mut upload = root.section("upload", &mut faults);
         let road = road::read(&mut upload, &environment, &mut faults);
         let upload = read_upload(upload, &mut faults);
         let defaults = read_defaults(&mut root, &listed, road.insecure, &mut faults);
+        let mut own_keys = root.section("own_keys", &mut faults);
+        listed.insert(OWN_KEYS.to_owned(), read_hosts(&mut own_keys, &mut faults));
+        own_keys.end(&["endpoints"], &mut faults);
         let endpoints = allowed_endpoints(listed, &defaults, &mut faults);
         let tenants = read_tenants(&mut root, &mut faults);
         let dead_letter = read_dead_letter(&mut root, &mut faults);
@@ -377,6 +381,7 @@ impl Config {
             "tenants",
             "defaults",
             "credentials",
+            "own_keys",
             "upload",
             "dead_letter",
             "admin",
@@ -1303,7 +1308,7 @@ mod tests {
         defaults.endpoint = "ftp://x": its scheme must be https or http;
         defaults.credentials = "prod": there is no [credentials.prod], known: a, default;
         admin.listen = "localhost": it must be an IP address and a port, such as 127.0.0.1:9464;
-        colour is not a setting, known: listen, tenants, defaults, credentials, upload, dead_letter, admin, shutdown_grace_ms
+        colour is not a setting, known: listen, tenants, defaults, credentials, own_keys, upload, dead_letter, admin, shutdown_grace_ms
         "#);
     }
 

@@ -1,7 +1,7 @@
 //! Who comes from the Go driver for CLS changes nothing but the plugin: what its README tells users
 //! to write works as it stands, for a container, in a Compose file, and in `daemon.json`. Only the
-//! endpoint is the stand-in's here. The shipper has no defaults and no credentials of its own: all
-//! is in the options.
+//! endpoint is the stand-in's here, at which containers may have their keys used. The shipper has no
+//! defaults and no credentials of its own: all is in the options.
 
 use crate::engine::succeed;
 use crate::scene::{PLUGIN, Record, Scene, contents, scene};
@@ -16,7 +16,8 @@ const PLAIN: Shape = Shape::Plain { bytes: 64 };
 #[test]
 fn specifications_for_the_go_driver_work_unchanged() {
     scene(&[], async |scene| {
-        scene.start_shipper_with("").await;
+        let own_keys = "[own_keys]\nendpoints = [\"*\"]\n";
+        scene.start_shipper_with(own_keys).await;
         scene.install_plugin(&[]).await;
         containers_log(scene).await;
         scene.forget().await;

@@ -3,7 +3,11 @@
 //! A container names its endpoint and whose keys sign for it. Without a bound, whoever may start a
 //! container could have the operator's keys used at a server of their own, which then has the lines,
 //! signatures, and the token of a temporary key. So a source's keys are used at the hosts that the
-//! configuration allows, and nowhere else. A container's own keys may go anywhere.
+//! configuration allows, and nowhere else.
+//!
+//! A container's own keys are its own to give away, but it is the shipper that connects, from where it
+//! stands: to services of its host, of its network and of the cloud that the container can't reach, with a
+//! body that the container writes. So they too are used at hosts that the configuration allows.
 //!
 //! Patterns are those of `[[tenants]]`, over the host's name in lower case, without port.
 
@@ -12,6 +16,9 @@ use std::collections::BTreeMap;
 use wildmatch::WildMatch;
 
 use crate::cls::endpoint::Endpoint;
+
+/// Under which the hosts for containers' own keys stand among those of sources: no source has this name.
+pub const OWN_KEYS: &str = "";
 
 /// The hosts that the keys of each source may be used at.
 #[derive(Debug, Default)]
@@ -33,7 +40,23 @@ impl AllowedHosts {
     /// Returns why the keys of a source may not be used at an endpoint, if that is so. A source that
     /// is not configured is not this one's to judge: it has no keys.
     pub fn fault(&self, source: &str, endpoint: &Endpoint) -> Option<String> {
-        let allowed = self.0.get(source)?;
+        let whose = format!("credentials \"{source}\"");
+        self.fault_of(source, endpoint, &whose, &format!("credentials.{source}"))
+    }
+
+    /// Returns why a container's own keys may not be used at an endpoint, if that is so.
+    pub fn fault_of_own(&self, endpoint: &Endpoint) -> Option<String> {
+        self.fault_of(OWN_KEYS, endpoint, "a container's own keys", "own_keys")
+    }
+
+    fn fault_of(
+        &self,
+        key: &str,
+        endpoint: &Endpoint,
+        whose: &str,
+        section: &str,
+    ) -> Option<String> {
+        let allowed = self.0.get(key)?;
         let host = endpoint.name();
         if allowed.iter().any(|pattern| pattern.matches(host)) {
             return None;
@@ -41,8 +64,7 @@ impl AllowedHosts {
         let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
         let allowed = allowed.join(", ");
         Some(format!(
-            "credentials \"{source}\" may not be used at host {host}, allowed: {allowed} \
-             ([credentials.{source}] endpoints)"
+            "{whose} may not be used at host {host}, allowed: {allowed} ([{section}] endpoints)"
         ))
     }
 }

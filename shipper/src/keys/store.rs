@@ -183,9 +183,13 @@ impl CredentialStore {
         sources.keys().cloned().collect::<Vec<_>>().join(", ")
     }
 
-    /// Returns why the keys of a source may not be used at an endpoint, if that is so.
-    pub fn fault(&self, name: &str, endpoint: &Endpoint) -> Option<String> {
-        self.all().allowed.fault(name, endpoint)
+    /// Returns why keys may not be used at an endpoint, if that is so.
+    pub fn fault(&self, wanted: &CredentialRef, endpoint: &Endpoint) -> Option<String> {
+        let sources = self.all();
+        match wanted {
+            CredentialRef::Named(name) => sources.allowed.fault(name, endpoint),
+            CredentialRef::Own(_) => sources.allowed.fault_of_own(endpoint),
+        }
     }
 
     fn all(&self) -> RwLockReadGuard<'_, Sources> {
@@ -208,11 +212,7 @@ impl CredentialStore {
         wanted: &CredentialRef,
         endpoint: &Endpoint,
     ) -> Result<Arc<Credentials>, CredentialsError> {
-        let name = match wanted {
-            CredentialRef::Own(credentials) => return Ok(Arc::clone(credentials)),
-            CredentialRef::Named(name) => name,
-        };
-        let snapshot = self.named(name, endpoint).await;
+        let snapshot = self.look(wanted, endpoint).await;
         match &snapshot {
             Ok(_) => self.vain_count.store(0, Ordering::Relaxed),
             Err(_) => _ = self.vain_count.fetch_add(1, Ordering::Relaxed),
@@ -226,17 +226,25 @@ impl CredentialStore {
         self.vain_count.load(Ordering::Relaxed).is_power_of_two()
     }
 
-    async fn named(
+    async fn look(
         &self,
-        name: &str,
+        wanted: &CredentialRef,
         endpoint: &Endpoint,
     ) -> Result<Arc<Credentials>, CredentialsError> {
+        let forbidden = || {
+            self.fault(wanted, endpoint)
+                .map(CredentialsError::Forbidden)
+        };
+        let name = match wanted {
+            CredentialRef::Own(own) => return forbidden().map_or(Ok(Arc::clone(own)), Err),
+            CredentialRef::Named(name) => name,
+        };
         let entry = self.entry(name).ok_or_else(|| CredentialsError::Unknown {
             name: name.to_owned(),
             known: self.names(),
         })?;
-        if let Some(fault) = self.fault(name, endpoint) {
-            return Err(CredentialsError::Forbidden(fault));
+        if let Some(error) = forbidden() {
+            return Err(error);
         }
         entry.snapshot(name).await
     }

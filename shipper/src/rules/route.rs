@@ -83,8 +83,8 @@ impl Router {
             faults.push(missing("topic_id"));
         }
         let credentials = self.credentials(&opts, &mut faults);
-        if let (Some(endpoint), Some(CredentialRef::Named(name))) = (&endpoint, &credentials)
-            && let Some(rule) = self.credentials.fault(name, endpoint)
+        if let (Some(endpoint), Some(wanted)) = (&endpoint, &credentials)
+            && let Some(rule) = self.credentials.fault(wanted, endpoint)
         {
             faults.push(match &opts.endpoint {
                 Some(text) => fault("endpoint", Some(text), &rule),
@@ -231,14 +231,15 @@ mod tests {
             let fault = format!("log-opt credentials: {rule}, known: {named}");
             check(known, &place, &[&fault]);
         }
+        let of_cls = [("endpoint", "x.cls.tencentcs.com"), place[1]];
         let own = [("secret_id", "i"), ("secret_key", "k")];
-        check(&[], &[place, own].concat(), &[]);
+        check(&[], &[of_cls, own].concat(), &[]);
         let other = [place[0], place[1], ("credentials", "c")];
         let fault = "log-opt credentials=c: the shipper has no [credentials.c], known: a";
         check(&["a"], &other, &[fault]);
     }
 
-    /// Keys of the configuration go to hosts that it allows; a container's own keys go anywhere.
+    /// Keys go to hosts that the configuration allows for them, a container's own ones as well.
     #[test]
     fn keys_of_the_configuration_go_nowhere_but_where_they_may() {
         let usual = "*.cls.tencentcs.com, *.cls.tencentyun.com";
@@ -265,7 +266,13 @@ mod tests {
             &[&fault],
         );
         let own = [evil, ("secret_id", "i"), ("secret_key", "k")];
-        check_by(&usual_config, &own, &[]);
+        let fault = "log-opt endpoint=http://evil:80: a container's own keys may not be used at host \
+                     evil, allowed: *.cls.tencentcs.com, *.cls.tencentyun.com ([own_keys] endpoints)";
+        check_by(&usual_config, &own, &[fault]);
+        let listed = format!("{usual_config}[own_keys]\nendpoints = [\"e*\"]\n");
+        check_by(&listed, &own, &[]);
+        let usual = ("endpoint", "x.cls.tencentcs.com");
+        check_by(&usual_config, &[usual, own[1], own[2]], &[]);
 
         // The host of the default endpoint is as good as CLS's, on any port, for who lists none.
         let config = format!(

@@ -5,6 +5,7 @@ use super::reports::{Reporting, reported};
 use super::site::{Site, TOPIC};
 use proto::relay::CheckRequest;
 use proto::relay::relay_client::RelayClient;
+use shipper::config::allowed_hosts::OWN_KEYS;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -83,11 +84,37 @@ async fn keys_of_the_shipper_go_nowhere_but_to_the_hosts_that_they_are_for() {
         .await;
     assert_eq!(call.refused().await, rule);
 
-    // A container's own keys go where it says.
+    // A container's own keys go where the configuration says, too: it is the shipper that connects.
     let own_keys = [elsewhere, ("secret_id", "i"), ("secret_key", "k")];
+    let rule = format!(
+        "log-opt endpoint={endpoint}: a container's own keys may not be used at host 127.0.0.2, \
+         allowed: *.cls.tencentcs.com, *.cls.tencentyun.com, 127.0.0.1 ([own_keys] endpoints)"
+    );
+    let request = CheckRequest {
+        host: "host-1".into(),
+        log_opts: own_keys
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
+        ..CheckRequest::default()
+    };
+    let answer = client.check(request).await.unwrap().into_inner();
+    assert_eq!(answer.faults, [rule.as_str()]);
     call.send(vec![open(2, 0, &own_keys), chunk(2, 0, &["own"]).0])
         .await;
-    let came = tokio::time::timeout(Duration::from_secs(20), own_server.accept());
+    assert_eq!(call.refused().await, rule);
+    let mut config = site.config.clone();
+    config
+        .endpoints
+        .insert(OWN_KEYS.to_owned(), vec!["127.0.0.2".to_owned()]);
+    site.reloads.send(config).await.unwrap();
+    drop(call);
+    let came = tokio::time::timeout(Duration::from_secs(20), async {
+        let call = site.call().await;
+        call.send(vec![open(2, 0, &own_keys), chunk(2, 0, &["own"]).0])
+            .await;
+        own_server.accept().await
+    });
     came.await
         .expect("an upload to the container's server")
         .unwrap();
