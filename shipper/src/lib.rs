@@ -40,6 +40,7 @@ use crate::door::admin;
 use crate::door::gate::AdminListener;
 use crate::door::listeners::{ListenError, Listeners, bind_tcp};
 use crate::keys::store::CredentialStore;
+use crate::rules::tenant::overlaps;
 use crate::run::assemble::{assemble, files_max, policy};
 use crate::send::client::Client;
 use crate::send::road::RoadError;
@@ -129,6 +130,7 @@ pub async fn run_reloading(
     });
     let relay = RelayService(Arc::clone(&shared));
     listeners.serve(&relay, files_max, &phase, &servers);
+    warn_of_overlaps(&config);
     info!(unix = ?config.listen.unix, tcp = ?config.listen.tcp, admin = %config.admin_listen,
         version = env!("CARGO_PKG_VERSION"), "shipper is ready");
 
@@ -154,6 +156,12 @@ pub async fn run_reloading(
     Ok(())
 }
 
+fn warn_of_overlaps(config: &Config) {
+    for overlap in overlaps(&config.tenants) {
+        warn!(overlap, "tenants are not apart");
+    }
+}
+
 /// Takes over what can be taken over of a new configuration; `config` becomes what is in use.
 fn reload(config: &mut Config, new: Config, credentials: &Arc<CredentialStore>, shared: &Shared) {
     let fixed = config.fixed_differences(&new);
@@ -172,6 +180,7 @@ fn reload(config: &mut Config, new: Config, credentials: &Arc<CredentialStore>, 
     config.defaults = new.defaults;
     config.tenants = new.tenants;
     if has_other_rules {
+        warn_of_overlaps(config);
         let tenants = shared.policy().tenants.succeeded_by(&config.tenants);
         let policy = policy(config, tenants, credentials);
         shared.policy.send_replace(policy);

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
@@ -135,6 +135,12 @@ impl ServerTls {
             .with_single_cert(chain, key)
             .map_err(TlsError::Server)?;
         config.alpn_protocols = vec![b"h2".to_vec()];
+        if self.files.client_ca_file.is_some() {
+            // A session that is resumed shows no certificate anew: it would outlive the certificate. Hosts
+            // dial once in minutes, and a whole handshake costs them nothing.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         Ok(config)
     }
 }
@@ -290,6 +296,52 @@ mod tests {
         handshake(&rustls::version::TLS13).await.unwrap();
         let error = handshake(&rustls::version::TLS12).await.unwrap_err();
         assert_eq!(hint(&error), "; the peer must speak TLS 1.3", "{error}");
+    }
+
+    /// Connects twice with what a client keeps, and returns how the second handshake went.
+    async fn second_handshake(client_ca_file: Option<PathBuf>) -> rustls::HandshakeKind {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let files = TlsFiles {
+            cert_file: file("server.pem"),
+            key_file: file("server.key"),
+            client_ca_file,
+        };
+        let server = ServerTls::new(files).unwrap().current().unwrap();
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&file("ca.pem")).unwrap() {
+            roots.add(certificate).unwrap();
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let client = Arc::new(client);
+        let mut kind = None;
+        for _ in 0..2 {
+            let (near, far) = tokio::io::duplex(64 << 10);
+            let name = ServerName::try_from("localhost").unwrap();
+            let connecting = TlsConnector::from(Arc::clone(&client)).connect(name, far);
+            let accepting = TlsAcceptor::from(Arc::clone(&server)).accept(near);
+            let (accepted, connected) = tokio::join!(accepting, connecting);
+            let (mut accepted, mut connected) = (accepted.unwrap(), connected.unwrap());
+            // The client learns of tickets when it reads.
+            accepted.write_all(b"x").await.unwrap();
+            accepted.flush().await.unwrap();
+            connected.read_exact(&mut [0]).await.unwrap();
+            kind = connected.get_ref().1.handshake_kind();
+        }
+        kind.unwrap()
+    }
+
+    /// A certificate that ends is to end what its host may do, at the next connection at the latest.
+    #[tokio::test]
+    async fn sessions_are_not_resumed_where_certificates_count() {
+        let with_authority = second_handshake(Some(file("ca.pem"))).await;
+        assert_eq!(with_authority, rustls::HandshakeKind::Full);
+        let without = second_handshake(None).await;
+        assert_eq!(without, rustls::HandshakeKind::Resumed);
     }
 
     #[test]

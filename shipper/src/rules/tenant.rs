@@ -270,6 +270,42 @@ impl Tenants {
     }
 }
 
+/// Returns the pairs of tenants whose hosts may come under the same name, one sentence each: the
+/// ledger shows what was last reported under a name, whichever of the two it was. A certificate holds
+/// its host to its names, and root of this machine is nobody's rival.
+pub fn overlaps(configs: &[TenantConfig]) -> Vec<String> {
+    let is_rival = |config: &&TenantConfig| !matches!(config.identity, IdentityConfig::UnixUid(_));
+    let is_loose =
+        |config: &TenantConfig| !matches!(config.identity, IdentityConfig::Certificate(_));
+    let rivals: Vec<&TenantConfig> = configs.iter().filter(is_rival).collect();
+    let mut overlaps = Vec::new();
+    for (index, one) in rivals.iter().enumerate() {
+        for other in rivals.iter().skip(index + 1) {
+            if (is_loose(one) || is_loose(other)) && may_be_same(&one.hosts, &other.hosts) {
+                overlaps.push(format!(
+                    "hosts of tenants {} and {} may have the same name: the ledger then shows the word of \
+                     either for both",
+                    one.name, other.name
+                ));
+            }
+        }
+    }
+    overlaps
+}
+
+/// Returns whether a name may match one of each; it may go unseen where both have a `*` in the middle.
+fn may_be_same(some: &[String], others: &[String]) -> bool {
+    let any = ["*".to_owned()];
+    let some = if some.is_empty() { &any } else { some };
+    let others = if others.is_empty() { &any } else { others };
+    let covers = |one: &String, other: &String| WildMatch::new(one).matches(other);
+    some.iter().any(|one| {
+        others
+            .iter()
+            .any(|other| covers(one, other) || covers(other, one))
+    })
+}
+
 impl Identity {
     fn new(config: &IdentityConfig) -> Self {
         match config {
@@ -463,6 +499,34 @@ mod tests {
             streams_max: 2,
             bytes_per_s: None,
         }
+    }
+
+    #[test]
+    fn tenants_whose_hosts_may_have_the_same_name_are_told() {
+        let check = |hosts: [&[&str]; 2], identities: [IdentityConfig; 2], expected: usize| {
+            let [one, other] = hosts.map(|hosts| hosts.iter().map(|host| (*host).to_owned()));
+            let [first, second] = identities;
+            let configs = [
+                TenantConfig {
+                    hosts: one.collect(),
+                    ..config("a", first)
+                },
+                TenantConfig {
+                    hosts: other.collect(),
+                    ..config("b", second)
+                },
+            ];
+            assert_eq!(overlaps(&configs).len(), expected, "{configs:?}");
+        };
+        let token = || IdentityConfig::TokenFile("/t".into());
+        let certificate = || IdentityConfig::Certificate("*".into());
+        check([&["*"], &["*"]], [token(), token()], 1);
+        check([&["web-*"], &["web-1"]], [token(), token()], 1);
+        check([&["web-*"], &["db-*"]], [token(), token()], 0);
+        check([&["web-*"], &[]], [token(), IdentityConfig::Anyone], 1);
+        check([&["web-*"], &[]], [token(), certificate()], 1);
+        check([&[], &[]], [certificate(), certificate()], 0);
+        check([&["*"], &[]], [token(), IdentityConfig::UnixUid(0)], 0);
     }
 
     fn token(text: &str) -> Peer {
