@@ -23,7 +23,9 @@
 //! - **J2** `acked ≤ sent ≤ scanned_to ≤ tail`, each a frame boundary unless it is the tail; none ever
 //!   goes back, but `sent` to `acked` when a call ends, and `scanned_to` to where the journal can no
 //!   longer be read.
-//! - **J3** The state is saved before a segment that it makes superfluous is removed.
+//! - **J3** The state is saved before a segment that it makes superfluous is removed. Where the disk refuses that
+//!   save, the segment goes all the same, or a full disk could never be emptied: a next process takes it for a
+//!   loss, and counts what CLS has as one entry more.
 //! - **J4** A byte is released, in a hole, or readable: never two of them, never none.
 //! - **J5** The segments hold at most `bytes_max` bytes; at that the appender says `Full`.
 //! - **J6** What is dropped is unsent: whatever a shipper may still acknowledge is not counted

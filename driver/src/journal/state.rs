@@ -72,7 +72,7 @@ pub(crate) struct Saved {
     pub(crate) holes: Vec<Hole>,
 }
 
-/// Encodes a slot. Holes beyond [`HOLES_MAX`] would not fit; the journal never has them.
+/// Encodes a slot. Holes beyond [`HOLES_MAX`] do not fit, and are left out: the journal hands in its newest.
 pub(super) fn encode(sequence: u64, saved: &Saved, slot: &mut Vec<u8>) {
     slot.clear();
     slot.extend_from_slice(MAGIC);
