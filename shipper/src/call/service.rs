@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::call::session::Session;
 use crate::call::shared::{Caller, Shared, cut};
 use crate::record::{Formatter, Origin};
+use crate::rules::route::Route;
 
 /// Faults in one answer; there are as many options at least.
 const FAULTS_MAX: usize = 64;
@@ -68,7 +69,7 @@ impl Relay for RelayService {
         };
         let faults = match self.0.policy().router.route(&open.log_opts) {
             Err(faults) => faults,
-            Ok((opts, key)) => {
+            Ok(Route { opts, key, .. }) => {
                 let mut faults = host.faults(&open.host, &key.target.topic_id, &key.credentials);
                 faults.extend(
                     Formatter::new(&opts, &origin)

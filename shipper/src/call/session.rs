@@ -266,6 +266,7 @@ impl Session {
         check_open(&open).map_err(|fault| vec![fault])?;
         let Understood {
             key,
+            attempts,
             formatter,
             left_out,
         } = understand(&self.shared.policy(), &open)?;
@@ -296,6 +297,7 @@ impl Session {
             new_context_id(),
             open.host.clone(),
             formatter.log_tags().to_vec(),
+            attempts,
             Arc::clone(&self.outbox),
         );
         let stream = Arc::new(stream.of_tenant(self.host.tenant()));
