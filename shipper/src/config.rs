@@ -11,6 +11,7 @@
 
 pub mod allowed_hosts;
 pub mod road;
+pub mod rule;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,6 +25,7 @@ use toml::{Table, Value};
 use crate::cls::compress::Compression;
 use crate::cls::endpoint::Endpoint;
 use road::Road;
+use rule::RuleConfig;
 
 use crate::base::secret::Secret;
 use crate::cls::credentials::{Credentials, trimmed};
@@ -78,6 +80,8 @@ pub struct Config {
     pub defaults: Defaults,
     /// Who may do what.
     pub tenants: Vec<TenantConfig>,
+    /// Options for containers by what they are.
+    pub rules: Vec<RuleConfig>,
     /// Credential sources by name.
     pub credentials: BTreeMap<String, CredentialSource>,
     /// Patterns of the host names that each source's keys may be used at; under
@@ -360,6 +364,7 @@ impl Config {
         own_keys.end(&["endpoints"], &mut faults);
         let endpoints = allowed_endpoints(listed, &defaults, &mut faults);
         let tenants = read_tenants(&mut root, &mut faults);
+        let rules = rule::read(&mut root, &mut faults);
         let dead_letter = read_dead_letter(&mut root, &mut faults);
         let mut admin = root.section("admin", &mut faults);
         let admin_listen = admin
@@ -379,6 +384,7 @@ impl Config {
         let known = [
             "listen",
             "tenants",
+            "rules",
             "defaults",
             "credentials",
             "own_keys",
@@ -395,6 +401,7 @@ impl Config {
             listen,
             defaults,
             tenants,
+            rules,
             credentials,
             endpoints,
             upload,
@@ -1308,7 +1315,7 @@ mod tests {
         defaults.endpoint = "ftp://x": its scheme must be https or http;
         defaults.credentials = "prod": there is no [credentials.prod], known: a, default;
         admin.listen = "localhost": it must be an IP address and a port, such as 127.0.0.1:9464;
-        colour is not a setting, known: listen, tenants, defaults, credentials, own_keys, upload, dead_letter, admin, shutdown_grace_ms
+        colour is not a setting, known: listen, tenants, rules, defaults, credentials, own_keys, upload, dead_letter, admin, shutdown_grace_ms
         "#);
     }
 

@@ -75,7 +75,7 @@ pub async fn run(
 
 /// Runs the shipper as [`run()`] does, and takes over each configuration that comes out of `reloads`,
 /// as far as that is possible without a new process: credentials for the attempts from now on,
-/// defaults and tenants for calls, which end and begin anew for that. Of what else has changed it
+/// defaults, tenants and rules for calls, which end and begin anew for that. Of what else has changed it
 /// says that it needs a restart.
 ///
 /// # Errors
@@ -174,11 +174,13 @@ fn reload(config: &mut Config, new: Config, credentials: &Arc<CredentialStore>, 
     credentials.replace(&new.credentials, &new.endpoints);
     let has_other_rules = config.defaults != new.defaults
         || config.tenants != new.tenants
+        || config.rules != new.rules
         || config.endpoints != new.endpoints;
     config.credentials = new.credentials;
     config.endpoints = new.endpoints;
     config.defaults = new.defaults;
     config.tenants = new.tenants;
+    config.rules = new.rules;
     if has_other_rules {
         warn_of_overlaps(config);
         let tenants = shared.policy().tenants.succeeded_by(&config.tenants);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use proto::relay::Container;
 use proto::text;
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
@@ -16,6 +17,7 @@ use shipper::base::clock::WallClock;
 use shipper::config::Config;
 use shipper::rules::tenant::Tenants;
 use shipper::run::config_file::ConfigFile;
+use shipper::run::explain::{self, Asked};
 use shipper::send::client::{Client, beginning};
 use shipper::show::ledger::{Line, table};
 use shipper::upload::letters::{DeadLetters, Letter};
@@ -50,6 +52,17 @@ enum Command {
     Check,
     /// Show what became of every entry, per container, as the running shipper knows it.
     Ledger,
+    /// Show which options hold for a container by the rules of the configuration, and where each comes from.
+    Explain(Subject),
+    /// Show the records that lines of a container would become: reads lines, writes a JSON object for each
+    /// record.
+    Try {
+        #[command(flatten)]
+        subject: Subject,
+        /// Fail unless the records are these, and say which one differs.
+        #[arg(long, value_name = "FILE")]
+        expect: Option<PathBuf>,
+    },
     /// Fail unless the running shipper takes entries: a health check for images without a shell.
     Healthcheck,
     /// Look after the records that CLS would not take.
@@ -73,6 +86,50 @@ enum DeadLetterCommand {
         #[arg(long, value_name = "NAME")]
         credentials: Option<String>,
     },
+}
+
+/// A container that need not exist.
+#[derive(Debug, Clone, clap::Args)]
+struct Subject {
+    /// Name of the container.
+    #[arg(long, value_name = "NAME")]
+    container: String,
+    /// Name of its image, as the user gave it.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    image: String,
+    /// Name of its host.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    host: String,
+    /// Name of the host's tenant.
+    #[arg(long, value_name = "NAME", default_value = "local")]
+    tenant: String,
+    /// A label; may be given more than once.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    label: Vec<(String, String)>,
+    /// A log option of its own; may be given more than once.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    log_opt: Vec<(String, String)>,
+}
+
+impl From<Subject> for Asked {
+    fn from(subject: Subject) -> Self {
+        Self {
+            tenant: subject.tenant,
+            host: subject.host,
+            container: Container {
+                name: subject.container,
+                image_name: subject.image,
+                labels: subject.label.into_iter().collect(),
+                ..Container::default()
+            },
+            log_opts: subject.log_opt.into_iter().collect(),
+        }
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').ok_or("it must be NAME=VALUE")?;
+    Ok((pair.0.to_owned(), pair.1.to_owned()))
 }
 
 /// The configuration is bad (sysexits.h: EX_USAGE).
@@ -114,6 +171,8 @@ fn main() -> ExitCode {
         None => serve(config, file),
         Some(Command::Check) => return check(&config),
         Some(Command::Ledger) => ledger(&config),
+        Some(Command::Explain(subject)) => explain(&config, &subject.into()),
+        Some(Command::Try { subject, expect }) => try_lines(&config, &subject.into(), expect),
         Some(Command::Healthcheck) => healthcheck(&config),
         Some(Command::DeadLetter(command)) => dead_letter(&config, command),
     };
@@ -211,6 +270,33 @@ fn raise_descriptor_limit() -> std::io::Result<()> {
 fn ledger(config: &Config) -> anyhow::Result<()> {
     let lines: Vec<Line> = serde_json::from_str(&ask(config, "/api/ledger")?)?;
     say(table(&lines).trim_end())
+}
+
+fn explain(config: &Config, asked: &Asked) -> anyhow::Result<()> {
+    let (table, faults) = explain::explain(config, asked);
+    say(table.trim_end())?;
+    anyhow::ensure!(faults.is_empty(), "{}", faults.join("; "));
+    Ok(())
+}
+
+fn try_lines(config: &Config, asked: &Asked, expect: Option<PathBuf>) -> anyhow::Result<()> {
+    let records = explain::records_of(config, asked, &mut std::io::stdin().lock())?;
+    let Some(path) = expect else {
+        return records.iter().try_for_each(|record| say(record));
+    };
+    let text = std::fs::read_to_string(&path);
+    let text = text.with_context(|| format!("read {}", path.display()))?;
+    let expected: Vec<&str> = text.lines().collect();
+    for number in 0..records.len().max(expected.len()) {
+        let found = records.get(number).map_or("no record", String::as_str);
+        let wanted = expected.get(number).copied().unwrap_or("no record");
+        let number = number + 1;
+        anyhow::ensure!(
+            found == wanted,
+            "record {number} is\n  {found}\nexpected is\n  {wanted}"
+        );
+    }
+    say(&format!("{} records are as expected", records.len()))
 }
 
 fn healthcheck(config: &Config) -> anyhow::Result<()> {

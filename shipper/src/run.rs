@@ -2,6 +2,7 @@
 
 pub(crate) mod assemble;
 pub mod config_file;
+pub mod explain;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod rehearsal;
 
@@ -26,6 +27,7 @@ pub async fn faults(config: &Config) -> Vec<String> {
         let fault = store.probe(name).await.err();
         faults.extend(fault.map(|error| format!("[credentials.{name}] {}", Chain(&error))));
     }
+    faults.extend(explain::faults_of_rules(config));
     faults
 }
 

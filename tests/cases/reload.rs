@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use std::fs;
 use world::dockerd::Pipe;
 use world::nodes::{Driver, Shipper};
+use world::processes::TOPIC_ID;
 use world::standin::config::Key;
 
 /// What the shipper says once it has taken a configuration over.
@@ -30,6 +31,73 @@ async fn ship(cloud: &Cloud, driver: &mut Driver, writing: &mut Writing, key: &K
         assert_eq!(arrival.secret_id, key.secret_id);
     }
     pipes
+}
+
+/// Adds rules to a shipper's configuration, which takes them over.
+async fn add_rules(shipper: &Shipper, rules: &str) {
+    let path = shipper.dir().join("shipper.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("{text}{rules}")).unwrap();
+    let hang_up = shipper.process.as_ref().unwrap().signal(Signal::HUP);
+    hang_up.unwrap();
+    said(shipper, RELOADED, 1).await;
+}
+
+/// A container that writes gets an option from a rule: each of its lines arrives, the first ones as before
+/// and the last ones by the rule.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_changes_what_becomes_of_the_lines_of_a_running_container() {
+    let cloud = Cloud::start().await;
+    let shipper = shipper(cloud.shipper("", "")).await;
+    let endpoint = format!("unix://{}", shipper.socket().display());
+    let mut driver = driver("host-1", &endpoint, &[]).await;
+    let mut writing = Writing::new();
+    writing.start(&mut driver, "ruled", 3_000, 1_000).await;
+    writing.start(&mut driver, "other", 3_000, 1_000).await;
+    cloud.arrival(|_| true).await;
+    add_rules(
+        &shipper,
+        "[[rules]]\nname = \"r\"\nmatch = { container = \"*ruled\" }\nset = { record-id = true }\n",
+    )
+    .await;
+    let pipes = writing.finish().await;
+    let report = cloud.settle(&writing.scripts).await;
+    assert!(report.is_at_least_once(), "{report}");
+    let mut has_id = [Vec::new(), Vec::new()];
+    for upload in cloud.standin.uploads(TOPIC_ID) {
+        upload.visit(|record| {
+            let is_other = record.field("content").unwrap().contains("other");
+            has_id[usize::from(is_other)].push(record.field("__record_id__").is_some());
+        });
+    }
+    let [ruled, other] = has_id;
+    assert_eq!((ruled.first(), ruled.last()), (Some(&false), Some(&true)));
+    assert!(!other.contains(&true), "another container's lines changed");
+    drop(pipes);
+}
+
+/// The usual reason for a rule: lines wait for a topic that does not exist.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_leads_lines_away_from_a_topic_that_holds_them() {
+    let cloud = Cloud::start().await;
+    let shipper = shipper(cloud.shipper("", "")).await;
+    let endpoint = format!("unix://{}", shipper.socket().display());
+    let mut driver = driver("host-1", &endpoint, &[]).await;
+    let mut writing = Writing::new();
+    let lost = [("topic_id", "no-such-topic")];
+    writing
+        .start_with(&mut driver, "lost", 1_000, 1_000, &lost)
+        .await;
+    let pipes = writing.finish().await;
+    said(&shipper, "TopicNotExist", 1).await;
+    let rule = format!(
+        "[[rules]]\nname = \"r\"\nmatch = {{ host = \"host-1\" }}\nset = {{ topic_id = \"{TOPIC_ID}\" }}\n\
+         override = true\n"
+    );
+    add_rules(&shipper, &rule).await;
+    let report = cloud.settle(&writing.scripts).await;
+    assert!(report.is_exact(), "{report}");
+    drop(pipes);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

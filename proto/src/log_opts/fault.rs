@@ -40,9 +40,18 @@ pub fn unknown_tag_rule<'a>(tag: &str, known: impl Iterator<Item = &'a str> + Cl
 }
 
 /// Returns ", did you mean x?" if a known name is near.
-pub(super) fn hint<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn hint<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     let fold = |name: &str| name.to_ascii_lowercase().replace('_', "-");
     let folded: String = fold(name).chars().take(64).collect();
+    // Whoever leaves out words of a name means the shortest that begins like theirs.
+    let longer = known.clone().filter(|known| {
+        let rest = fold(known);
+        let rest = rest.strip_prefix(&folded);
+        folded.len() >= 3 && rest.is_some_and(|rest| rest.starts_with('-'))
+    });
+    if let Some(known) = longer.min_by_key(|known| known.len()) {
+        return format!(", did you mean {known}?");
+    }
     let nearest = known
         .map(|known| (strsim::damerau_levenshtein(&folded, &fold(known)), known))
         .min();

@@ -5,6 +5,7 @@ use proto::relay::Open;
 use crate::call::shared::{Policy, Shared, cut};
 use crate::lane::queue::{Attempts, LaneKey};
 use crate::record::{Formatter, Origin};
+use crate::rules::effective::Subject;
 use crate::rules::fallback;
 use crate::rules::tenant::Host;
 
@@ -17,13 +18,23 @@ pub(super) struct Understood {
     pub(super) left_out: Vec<String>,
 }
 
-/// Returns what a container's options come to, without those that can't work.
+/// Returns what a container's options and the rules for it come to, without those that can't work.
 ///
 /// # Errors
 /// The faults that keep its lines on the host.
-pub(super) fn understand(policy: &Policy, open: &Open) -> Result<Understood, Vec<String>> {
+pub(super) fn understand(
+    policy: &Policy,
+    tenant: &str,
+    open: &Open,
+) -> Result<Understood, Vec<String>> {
     let container = open.container.clone().unwrap_or_default();
-    let mut log_opts = open.log_opts.clone();
+    let subject = Subject {
+        tenant,
+        host: &open.host,
+        container: &container,
+    };
+    let effective = policy.rules.apply(subject, &open.log_opts);
+    let mut log_opts = effective.log_opts.clone();
     let mut left_out: Vec<String> = Vec::new();
     loop {
         let reason = cut(&left_out.join("; "));
@@ -47,7 +58,7 @@ pub(super) fn understand(policy: &Policy, open: &Open) -> Result<Understood, Vec
                     left_out,
                 });
             }
-            Err(faults) => faults,
+            Err(faults) => effective.named(faults),
         };
         // Each time there are fewer.
         if !fallback::leave_out(&mut log_opts, &faults) {

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::call::session::Session;
 use crate::call::shared::{Caller, Shared, cut};
 use crate::record::{Formatter, Origin};
+use crate::rules::effective::Subject;
 use crate::rules::route::Route;
 
 /// Faults in one answer; there are as many options at least.
@@ -67,7 +68,14 @@ impl Relay for RelayService {
             resume_offset: 0,
             left_out: "",
         };
-        let faults = match self.0.policy().router.route(&open.log_opts) {
+        let policy = self.0.policy();
+        let subject = Subject {
+            tenant: host.tenant(),
+            host: &open.host,
+            container: &container,
+        };
+        let effective = policy.rules.apply(subject, &open.log_opts);
+        let faults = match policy.router.route(&effective.log_opts) {
             Err(faults) => faults,
             Ok(Route { opts, key, .. }) => {
                 let mut faults = host.faults(&open.host, &key.target.topic_id, &key.credentials);
@@ -80,6 +88,7 @@ impl Relay for RelayService {
                 faults
             }
         };
+        let faults = effective.named(faults);
         if !faults.is_empty() {
             self.0.note_refusal(&host, "check", &faults);
         }

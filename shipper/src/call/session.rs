@@ -269,7 +269,7 @@ impl Session {
             attempts,
             formatter,
             left_out,
-        } = understand(&self.shared.policy(), &open)?;
+        } = understand(&self.shared.policy(), self.host.tenant(), &open)?;
         let faults = self
             .host
             .faults(&open.host, &key.target.topic_id, &key.credentials);

@@ -18,6 +18,7 @@ use crate::base::secret::Secret;
 use crate::call::arrival::Arrival;
 use crate::call::session::check_host_name;
 use crate::lane::window::Budget;
+use crate::rules::effective::Rules;
 use crate::rules::route::{Router, Warned};
 use crate::rules::tenant::{Host, Peer, Tenants};
 use crate::show::ledger::Ledger;
@@ -29,6 +30,8 @@ use crate::upload::lanes::Lanes;
 pub struct Policy {
     /// Who may do what.
     pub tenants: Tenants,
+    /// Options for containers by what they are.
+    pub rules: Rules,
     /// Where containers' options lead.
     pub router: Router,
 }

@@ -12,6 +12,7 @@ use crate::call::shared::{Policy, Shared};
 use crate::config::Config;
 use crate::keys::store::CredentialStore;
 use crate::lane::window::Budget;
+use crate::rules::effective::Rules;
 use crate::rules::route::{Router, Warned};
 use crate::rules::tenant::Tenants;
 use crate::send::client::Client;
@@ -35,6 +36,7 @@ pub(crate) fn policy(
 ) -> Arc<Policy> {
     Arc::new(Policy {
         tenants,
+        rules: Rules::new(&config.rules),
         router: Router::new(config, Arc::clone(credentials)),
     })
 }
