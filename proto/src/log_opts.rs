@@ -17,6 +17,7 @@
 mod asked;
 mod detail;
 mod fault;
+mod masks;
 mod opts;
 mod reader;
 mod secret;
@@ -29,6 +30,7 @@ mod value;
 
 pub use detail::ContainerDetail;
 pub use fault::{LogOptsError, fault, go_regex_rule, unknown_tag_rule};
+pub use masks::MASKS;
 pub use opts::{Attributes, Credentials, JOURNAL_BYTES_MIN, LogOpts, Mode, Multiline, Parse};
 pub use reader::VALUE_BYTES_MAX;
 pub use secret::{MASK, Secret};

@@ -1,7 +1,7 @@
 //! From log entries to CLS records, for one stream.
 //!
 //! ```text
-//! entry ─▶ join pieces ─▶ group lines ─▶ filter ─▶ template ─▶ fields ─▶ Records
+//! entry ─▶ join pieces ─▶ group lines ─▶ filter ─▶ mask ─▶ template ─▶ fields ─▶ Records
 //!          (per source)   (per source)   ├ filtered, counted
 //! ```
 //!
@@ -41,6 +41,7 @@ mod decode;
 mod fields;
 mod json;
 mod lines;
+mod mask;
 mod metadata;
 mod parse;
 mod pattern;
@@ -59,7 +60,10 @@ use tokio::time::Instant;
 
 use crate::cls::encode::{self, Slot, pair_bytes, put_lossy, put_pair, put_pair_head};
 use decode::{Decoder, seen_by_patterns};
+pub use mask::{MASK_COUNT, mask_names};
+
 use lines::{Grouper, Head, Joiner, MultilineRule, without_line_end};
+use mask::Masks;
 use metadata::ConstantFields;
 use parse::{Parsed, Parser};
 use pattern::Pattern;
@@ -173,6 +177,8 @@ pub struct Counts {
     pub unparsed_logs: u64,
     /// Keys that were renamed.
     pub renamed_keys: u64,
+    /// What was taken out of lines, by [`mask_names`].
+    pub masked: [u64; MASK_COUNT],
 }
 
 /// A position in [`Records`], between two calls.
@@ -229,6 +235,7 @@ struct Assembly {
 struct Writer {
     filter: Option<Arc<Pattern>>,
     exclude: Option<Arc<Pattern>>,
+    masks: Option<Masks>,
     /// Absent if the text is the line.
     template: Option<template::Compiled>,
     clock: template::Clock,
@@ -293,6 +300,7 @@ impl Counts {
             escaped_logs: self.escaped_logs - earlier.escaped_logs,
             unparsed_logs: self.unparsed_logs - earlier.unparsed_logs,
             renamed_keys: self.renamed_keys - earlier.renamed_keys,
+            masked: std::array::from_fn(|mask| self.masked[mask] - earlier.masked[mask]),
         }
     }
 }
@@ -337,6 +345,7 @@ impl Formatter {
         let writer = Writer {
             filter,
             exclude,
+            masks: Masks::new(opts, &mut faults),
             template,
             clock: template::Clock::default(),
             rendered: Vec::new(),
@@ -690,8 +699,23 @@ impl Writer {
             records.counts.filtered_entries += head.entries;
             return;
         }
+        if self.masks.is_none() {
+            return self.put_kept(head, line, false, records);
+        }
+        // Taken out meanwhile, since what is masked stands in its memory.
+        let masks = self.masks.take();
+        if let Some(mut masks) = masks {
+            let masked = masks.apply(line, &mut records.counts.masked);
+            self.put_kept(head, masked.text, masked.is_cut, records);
+            self.masks = Some(masks);
+        }
+    }
+
+    /// Adds the record of a line that no filter dropped.
+    #[inline]
+    fn put_kept(&mut self, head: Head, line: &[u8], is_cut: bool, records: &mut Records) {
         let Some(template) = &self.template else {
-            return self.put_text(head, line, false, records);
+            return self.put_text(head, line, is_cut, records);
         };
         let mut rendered = std::mem::take(&mut self.rendered);
         let line = template::Line {
@@ -699,7 +723,7 @@ impl Writer {
             time_nano: head.time_nano,
             source: head.source,
         };
-        let is_cut = template.render(line, &mut self.clock, &mut rendered);
+        let is_cut = template.render(line, &mut self.clock, &mut rendered) || is_cut;
         self.put_text(head, &rendered, is_cut, records);
         if rendered.capacity() <= KEPT_TEXT_BYTES_MAX {
             self.rendered = rendered;

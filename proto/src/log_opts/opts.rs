@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::detail::ContainerDetail;
 use super::fault::{LogOptsError, hint, shorten, unknown_tag_rule};
+use super::masks::MASKS;
 use super::reader::Reader;
 use super::secret::Secret;
 use super::syntax::{ENDPOINT_RULE, KEYS_RULE, NAME_RULE, is_endpoint, is_key, is_name, is_secret};
@@ -14,6 +15,9 @@ use crate::go_regex;
 
 /// Smallest `journal-size`: a few segments have to fit.
 pub const JOURNAL_BYTES_MIN: u64 = 1 << 20;
+
+/// Bytes of `mask-with`.
+const MASK_WITH_BYTES_MAX: usize = 32;
 
 /// Bytes of `parse-delimiter`.
 const DELIMITER_BYTES_MAX: usize = 16;
@@ -43,6 +47,12 @@ pub struct LogOpts {
     pub exclude_regex: Option<String>,
     /// `multiline-pattern`, in Go's syntax, and `multiline-timeout`.
     pub multiline: Option<Multiline>,
+    /// `mask`: names of [`MASKS`], in their order.
+    pub masks: Vec<&'static str>,
+    /// `mask-regex`, in Go's syntax.
+    pub mask_regex: Option<String>,
+    /// `mask-with`: what stands in the place of what masks take out.
+    pub mask_with: String,
     /// `instance_info`, as given.
     pub instance_info: Option<String>,
     /// `append_container_details_keys`, each once, in the order given.
@@ -167,6 +177,9 @@ impl LogOpts {
             filter_regex: reader.pattern("filter-regex"),
             exclude_regex: reader.pattern("exclude-regex"),
             multiline: reader.multiline(),
+            masks: reader.masks(),
+            mask_regex: reader.pattern("mask-regex"),
+            mask_with: reader.mask_with(),
             instance_info: reader.text("instance_info"),
             container_details: reader.details(),
             record_id: reader.flag("record-id").unwrap_or(false),
@@ -252,6 +265,33 @@ impl Reader<'_> {
             "auto" => Parse::Auto,
             _ => Parse::Off,
         }
+    }
+
+    fn masks(&mut self) -> Vec<&'static str> {
+        const OPTION: &str = "mask";
+        let given = self.value(OPTION).unwrap_or_default().split(',');
+        let given: Vec<&str> = given
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .collect();
+        for name in given.iter().filter(|name| !MASKS.contains(name)) {
+            let hint = hint(name, MASKS.iter().copied());
+            let (name, all) = (shorten(name), MASKS.join(", "));
+            self.fault(OPTION, &format!("unknown mask {name}{hint} (known: {all})"));
+        }
+        let known = MASKS.iter().copied();
+        known.filter(|name| given.contains(name)).collect()
+    }
+
+    fn mask_with(&mut self) -> String {
+        let text = self.value("mask-with").unwrap_or("***");
+        if text.len() > MASK_WITH_BYTES_MAX || text.chars().any(char::is_control) {
+            self.fault(
+                "mask-with",
+                "must be a text of at most 32 bytes without control characters",
+            );
+        }
+        text.to_owned()
     }
 
     /// Asks for options that another one needs.

@@ -1,6 +1,7 @@
 //! The table of options: what README's option tables and the parser agree on.
 
 use super::detail::ContainerDetail;
+use super::masks::MASKS;
 
 /// One option: everything a user has to know of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,6 +212,28 @@ pub const OPTIONS: &[OptionSpec] = &[
         Shipper,
         "",
         "does not ship lines that match",
+    ),
+    option(
+        "mask",
+        Kind::Words(MASKS),
+        Shipper,
+        "",
+        "takes out of lines, before they become records: `cn-mobile`, `cn-id`, `bank-card`, `bearer`, \
+         `tencent-key`, `email`",
+    ),
+    option(
+        "mask-regex",
+        Kind::Regex,
+        Shipper,
+        "",
+        "takes out what the pattern's groups match, or all that it matches if it has none",
+    ),
+    option(
+        "mask-with",
+        Kind::Text,
+        Shipper,
+        "***",
+        "stands in the place of what masks take out",
     ),
     option(
         "multiline-pattern",

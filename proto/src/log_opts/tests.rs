@@ -269,6 +269,19 @@ fn what_a_record_is() {
     good("json", "auto", |_| {});
     good("json", "off", |opts| opts.parse = Parse::Off);
     bad("json", "on", "log-opt json=on: must be auto or off");
+    good("mask", "email,, cn-id ", |opts| {
+        opts.masks = vec!["cn-id", "email"];
+    });
+    bad(
+        "mask",
+        "emial",
+        "log-opt mask=emial: unknown mask emial, did you mean email? (known: cn-mobile, cn-id, bank-card, \
+         bearer, tencent-key, email)",
+    );
+    good("mask-regex", "a+", |opts| opts.mask_regex = some("a+"));
+    good("mask-with", "#", |opts| opts.mask_with = "#".to_owned());
+    let rule = "must be a text of at most 32 bytes without control characters";
+    bad("mask-with", "\t", &format!("log-opt mask-with=\\t: {rule}"));
     good("filter-regex", "a+", |opts| opts.filter_regex = some("a+"));
     good("exclude-regex", "^b", |opts| {
         opts.exclude_regex = some("^b")
@@ -502,6 +515,9 @@ fn an_unknown_option_names_the_nearest_one() {
         ("max-filee", "max-file"),
         ("label", "labels"),
         ("retrie", "retries"),
+        ("topic", "topic_id"),
+        ("exclude", "exclude-regex"),
+        ("multiline", "multiline-pattern"),
     ] {
         bad(
             name,

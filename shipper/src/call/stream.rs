@@ -16,7 +16,7 @@ use crate::call::session::broken;
 use crate::lane::queue::{Lane, Run, SlotId};
 use crate::lane::receipts::Progress;
 use crate::lane::window::Window;
-use crate::record::{Counts, Fate, Formatter, Records};
+use crate::record::{Counts, Fate, Formatter, Records, mask_names};
 use crate::rules::tenant::{Allowance, StreamPermit};
 
 /// Time of the host in which its driver sends what stands in the journal, once there is room for it,
@@ -197,6 +197,8 @@ impl OpenStream {
             .metrics
             .unparsed_records
             .inc_by(counts.unparsed_logs);
+        let masked = mask_names().zip(counts.masked);
+        out.shared.metrics.count_masked(masked);
         self.window.receive(self.next_offset, bytes.len() as u64);
         let joined = fates.iter().filter(|fate| fate.entries != 1);
         let joined = joined.filter_map(|fate| Some((fate.log?, fate.entries)));

@@ -66,8 +66,18 @@ impl Pattern {
 
     /// Finds the first match in a text, which is UTF-8, and where its groups are. Returns where the match is.
     pub(super) fn find_groups(&self, text: &[u8], groups: &mut Groups) -> Option<Range<usize>> {
-        self.regex
-            .search_slots(&Input::new(text), &mut groups.slots)?;
+        self.find_groups_from(text, 0, groups)
+    }
+
+    /// Finds the first match that begins at a place or behind it.
+    pub(super) fn find_groups_from(
+        &self,
+        text: &[u8],
+        from: usize,
+        groups: &mut Groups,
+    ) -> Option<Range<usize>> {
+        let input = Input::new(text).range(from.min(text.len())..);
+        self.regex.search_slots(&input, &mut groups.slots)?;
         groups.span(0)
     }
 }
@@ -84,6 +94,13 @@ impl Groups {
     pub(super) fn named(&self) -> impl Iterator<Item = (&str, Range<usize>)> {
         let names = self.names.iter();
         names.filter_map(|(number, name)| Some((name.as_ref(), self.span(*number)?)))
+    }
+
+    /// Returns the place of each group that took part in the match, or that of the match if there are no groups.
+    pub(super) fn inner_or_whole(&self) -> impl Iterator<Item = Range<usize>> {
+        let groups = self.slots.len() / 2;
+        let numbers = if groups > 1 { 1..groups } else { 0..1 };
+        numbers.filter_map(|number| self.span(number))
     }
 
     fn span(&self, number: usize) -> Option<Range<usize>> {

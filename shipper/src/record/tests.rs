@@ -162,6 +162,10 @@ impl Stream {
     }
 
     /// Takes the fields of all records without the constant ones, as `key=value`.
+    pub(super) fn masked(&self) -> [u64; MASK_COUNT] {
+        self.records.counts.masked
+    }
+
     pub(super) fn fields(&mut self) -> Vec<Vec<String>> {
         let is_constant = |key: &str| key == "__hostname__" || key == "__stream__";
         let show = |pair: Pair| format!("{}={}", pair.key, pair.value);
@@ -192,7 +196,7 @@ impl Stream {
         contents
     }
 
-    fn texts(&mut self) -> Vec<String> {
+    pub(super) fn texts(&mut self) -> Vec<String> {
         self.fields()
             .iter()
             .map(|fields| fields.join(" | "))
@@ -1370,6 +1374,11 @@ const OPTIONS: &[&[(&str, &str)]] = &[
         ("instance_info", "text"),
     ],
     &[("parse", "nginx")],
+    &[
+        ("mask", "cn-mobile,email"),
+        ("mask-regex", "a(k)?"),
+        ("record-id", "1"),
+    ],
 ];
 
 proptest! {

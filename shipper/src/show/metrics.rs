@@ -43,6 +43,11 @@ struct Request {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Mask {
+    mask: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Refusal {
     tenant: String,
     asked: &'static str,
@@ -131,6 +136,7 @@ pub struct Metrics {
     /// Entries that a driver reported as dropped.
     pub dropped_entries: Counter,
     refusals: Family<Refusal, Counter>,
+    masked: Family<Mask, Counter>,
     /// Calls of peers that no tenant is for.
     pub refused_calls: Counter,
     /// Connections beyond their listener's bound.
@@ -185,6 +191,7 @@ impl Default for Metrics {
             ),
             refused_calls: metric!("refused_calls", "Calls that no tenant is for"),
             refused_connections: metric!("refused_connections", "Connections too many"),
+            masked: metric!("masked", "What masks took out of lines"),
             refusals: metric!(
                 "refusals",
                 "Streams (open), options (check) and reports (report) refused"
@@ -226,6 +233,13 @@ impl Metrics {
     }
 
     /// Counts what a tenant asked and was refused: `open`, `check`, `report`, or `message` for one that is
+    /// Counts what masks took out, by their names.
+    pub fn count_masked(&self, counts: impl Iterator<Item = (&'static str, u64)>) {
+        for (mask, count) in counts.filter(|(_, count)| *count > 0) {
+            self.masked.get_or_create(&Mask { mask }).inc_by(count);
+        }
+    }
+
     /// too large.
     pub fn count_refusal(&self, tenant: &str, asked: &'static str) {
         let tenant = tenant.to_owned();

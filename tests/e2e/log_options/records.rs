@@ -84,6 +84,24 @@ pub(super) const CASES: &[Case] = &[
         ..Case::NONE
     },
     Case {
+        name: "mask",
+        log_opts: &[
+            "mask=cn-mobile,cn-id,bank-card,bearer,tencent-key,email",
+            r"mask-regex=pin=(\d+)",
+            "mask-with=#",
+        ],
+        chatter: &[
+            "--say",
+            "out:13812345678 11010519491231002X 4111111111111111 Bearer t0k3n a@b.cn pin=123",
+            "out:AKIDz8krbsJ5yKBZQpn74WFkmLPx3EXAMPLE",
+        ],
+        record_count: 2,
+        check: |Outcome { records, .. }| {
+            assert_eq!(contents(records), ["# # # Bearer # # pin=#", "#"]);
+        },
+        ..Case::NONE
+    },
+    Case {
         name: "parse-auto",
         log_opts: &["parse=auto"],
         chatter: &["--say", r#"out:{"a":1}"#, "out:a=1"],
