@@ -204,6 +204,7 @@ fn take(records: &mut Records, shown: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     const CONFIG: &str = r#"
         [defaults]
@@ -297,5 +298,35 @@ endpoint     https://ap-guangzhou.cls.tencentcs.com  defaults
             error.to_string().starts_with("log-opt parse=xml"),
             "{error}"
         );
+    }
+
+    /// What real programs write, in `tests/cases/lines`: a folder for each kind, with the lines (`input`), the
+    /// options that a user would set (`options`), and what must come out (`records`). Another kind is three
+    /// files and no code; `cls-shipper try` writes the third.
+    #[test]
+    fn lines_of_real_programs() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cases/lines");
+        let folders: Vec<_> = std::fs::read_dir(root).unwrap().flatten().collect();
+        assert!(folders.len() > 40, "{} kinds", folders.len());
+        let faults = folders
+            .iter()
+            .filter_map(|folder| fault_of_kind(&folder.path()));
+        let faults: Vec<String> = faults.collect();
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
+    }
+
+    fn fault_of_kind(folder: &Path) -> Option<String> {
+        let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+        let options = String::from_utf8(read("options")).unwrap();
+        let options: Vec<_> = options
+            .lines()
+            .map(|option| option.split_once('=').unwrap())
+            .collect();
+        let config = Config::from_table(toml::Table::new(), std::iter::empty()).unwrap();
+        let found = records_of(&config, &asked("", &options), &mut read("input").as_slice());
+        let found = found.unwrap().join("\n") + "\n";
+        let expected = String::from_utf8(read("records")).unwrap();
+        let name = folder.file_name().unwrap_or_default().display();
+        (found != expected).then(|| format!("{name}\n{found}expected:\n{expected}"))
     }
 }
