@@ -180,6 +180,12 @@ impl Family {
 }
 
 impl Schedule {
+    /// Returns whether reads of a disk are to fail.
+    pub(super) fn has_read_errors(&self) -> bool {
+        let is_one = |event: &Event| matches!(event, Event::Disk(Call::Read, _));
+        self.events.iter().any(|(_, event)| is_one(event))
+    }
+
     /// Draws a run from its seed.
     pub(super) fn draw(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
