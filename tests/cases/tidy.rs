@@ -2,6 +2,7 @@
 //! documents that must equal the code, and nothing of the machine it was written on.
 
 mod graph;
+mod languages;
 mod security;
 
 use std::fs;
