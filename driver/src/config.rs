@@ -39,6 +39,7 @@ pub const SETTINGS: &[Setting] = &[
     LOG_LEVEL,
     JOURNAL_SIZE,
     JOURNAL_TOTAL_SIZE,
+    JOURNAL_MEMORY_SIZE,
     JOURNAL_FREE_DISK,
     JOURNAL_SYNC_MS,
     JOURNAL_BLOCK_MS_MAX,
@@ -131,7 +132,13 @@ const JOURNAL_TOTAL_SIZE: Setting = Setting {
     name: "JOURNAL_TOTAL_SIZE",
     default: "4g",
     rule: SIZE_RULE,
-    doc: "bound of all journals of the host together, at least JOURNAL_SIZE",
+    doc: "bound of all journals on the host's disk together, at least JOURNAL_SIZE",
+};
+const JOURNAL_MEMORY_SIZE: Setting = Setting {
+    name: "JOURNAL_MEMORY_SIZE",
+    default: "256m",
+    rule: SIZE_RULE,
+    doc: "bound of all that is in memory together: journals of containers with `--log-opt no-file`, and what a disk refuses; beyond it each container has 128k, and the oldest entries are dropped",
 };
 const JOURNAL_FREE_DISK: Setting = Setting {
     name: "JOURNAL_FREE_DISK",
@@ -278,6 +285,8 @@ pub struct Config {
     pub journal_bytes_max: u64,
     /// Bound of all journals together.
     pub journal_total_bytes_max: u64,
+    /// Bound of all that journals hold in memory.
+    pub journal_memory_bytes_max: u64,
     /// Free disk below which journals stop growing.
     pub disk_free_bytes_min: u64,
     /// Age at which unacknowledged bytes are synced.
@@ -344,6 +353,7 @@ impl Config {
             log_level: check.log_level(),
             journal_bytes_max: check.size(&JOURNAL_SIZE, JOURNAL_BYTES_MIN),
             journal_total_bytes_max: check.size(&JOURNAL_TOTAL_SIZE, 0),
+            journal_memory_bytes_max: check.size(&JOURNAL_MEMORY_SIZE, 0),
             disk_free_bytes_min: check.size(&JOURNAL_FREE_DISK, 0),
             journal_sync: check.millis(&JOURNAL_SYNC_MS, 10),
             journal_block_max: check.millis(&JOURNAL_BLOCK_MS_MAX, 0),

@@ -137,12 +137,13 @@ impl Stream {
         self.is_ready.store(false, Ordering::Release);
     }
 
-    /// Returns the file descriptors that it takes, at most.
+    /// Returns the file descriptors that it takes, at most; of what a refusing disk has put into memory those that
+    /// it takes now.
     pub(crate) fn descriptors(&self) -> u64 {
         match self.journal.has_ended() {
             _ if self.journal.is_in_memory() => descriptors::MEMORY_STREAM,
-            true => descriptors::ENDED_STREAM,
-            false => descriptors::STREAM,
+            true => descriptors::ENDED_STREAM + self.journal.open_in_memory(),
+            false => descriptors::STREAM + self.journal.open_in_memory(),
         }
     }
 

@@ -9,6 +9,7 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use super::budget::Place;
 use super::bytes::is_shortage;
 use super::counters::DropReason;
 use super::lock::lock;
@@ -80,8 +81,8 @@ impl Appender {
         bytes_max: usize,
         now: Instant,
     ) -> Result<Appended, Errno> {
-        let mut room = journal.room_bytes();
         let tail = journal.tail.load(Ordering::Relaxed);
+        let mut room = self.room_bytes(journal, tail);
         let Current { segment, file } = match self.usable_segment(journal, tail, now) {
             _ if room == 0 => return Ok(Appended::Full),
             Some(current) => current,
@@ -94,7 +95,7 @@ impl Appender {
             room = room.min(journal.fallback_room_bytes());
         }
         let position = tail.saturating_sub(segment.start);
-        let segment_bytes = journal.bounds.segment_bytes;
+        let segment_bytes = journal.segment_bytes(journal.place_of(&segment));
         let segment_room = match segment_bytes.saturating_sub(position) {
             // It has to grow.
             0 => segment_bytes,
@@ -131,12 +132,39 @@ impl Appender {
         self.must_fall_back = true;
     }
 
+    /// Returns the bytes that there is room for where the next ones go.
+    fn room_bytes(&self, journal: &Journal, tail: u64) -> u64 {
+        let goes_on_in_memory = self
+            .current
+            .as_ref()
+            .is_some_and(|Current { segment, .. }| {
+                let bytes = tail.saturating_sub(segment.start);
+                segment.is_fallback && bytes < journal.segment_bytes(Place::Memory)
+            });
+        let is_in_memory =
+            self.must_fall_back || self.stays_in_memory(journal) || goes_on_in_memory;
+        match journal.fallback_room_bytes() {
+            room if is_in_memory && room > 0 => room.min(journal.own_room_bytes()),
+            _ => journal.room_bytes(),
+        }
+    }
+
+    /// Returns whether the next segment is in memory, as the last one is: the disk is low, and would take it for
+    /// a moment only.
+    fn stays_in_memory(&self, journal: &Journal) -> bool {
+        let current = self.current.as_ref();
+        let is_fallback = current.is_some_and(|current| current.segment.is_fallback);
+        let has_room = journal.fallback_room_bytes() > 0;
+        is_fallback && has_room && journal.is_scarce(Place::Disk)
+    }
+
     fn usable_segment(&self, journal: &Journal, tail: u64, now: Instant) -> Option<Current> {
         let current = self.current.as_ref()?;
         let segment = &current.segment;
         let bytes = tail.saturating_sub(segment.start);
         let is_spent = segment.is_fallback && journal.fallback_room_bytes() == 0;
-        if bytes >= journal.bounds.segment_bytes || self.must_fall_back || is_spent {
+        let segment_bytes = journal.segment_bytes(journal.place_of(segment));
+        if bytes >= segment_bytes || self.must_fall_back || is_spent {
             return None;
         }
         let is_old = self
@@ -158,7 +186,8 @@ impl Appender {
         now: Instant,
     ) -> Result<Option<Current>, Errno> {
         let mut on_disk = None;
-        if !std::mem::take(&mut self.must_fall_back) {
+        let stays_in_memory = self.stays_in_memory(journal);
+        if !std::mem::take(&mut self.must_fall_back) && !stays_in_memory {
             match journal.medium.create(tail) {
                 Ok(file) => on_disk = Some(file),
                 Err(Errno::NOSPC | Errno::DQUOT) => {
@@ -220,7 +249,7 @@ impl Journal {
         segment.end.store(end, Ordering::Release);
         self.tail.store(end, Ordering::Release);
         self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.budget.add(bytes);
+        self.budget.add(self.place_of(segment), bytes);
         if segment.is_fallback {
             self.fallback_bytes.fetch_add(bytes, Ordering::Relaxed);
         } else {

@@ -15,6 +15,9 @@ const _: () = assert!(
     "the smallest journal must let a chunk be in flight and still have a segment to drop"
 );
 
+/// Bytes of a segment while the disk is low, or memory is spent: then each journal has two of them.
+pub(super) const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+
 /// The bounds of one journal.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
@@ -34,20 +37,51 @@ impl Bounds {
     }
 }
 
-/// What all journals of the host may hold together.
+/// What all journals of the host may hold together, on disk and in memory. Neither takes from the other.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    bytes_max: u64,
-    held_bytes: AtomicU64,
+    disk: Share,
+    memory: Share,
     is_disk_low: AtomicBool,
 }
 
-impl Budget {
-    /// Returns a budget of which nothing is used.
-    pub(crate) fn new(bytes_max: u64) -> Self {
+/// What may be held in one place.
+#[derive(Debug)]
+struct Share {
+    bytes_max: u64,
+    held_bytes: AtomicU64,
+}
+
+impl Share {
+    fn new(bytes_max: u64) -> Self {
         Self {
             bytes_max,
             held_bytes: AtomicU64::new(0),
+        }
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.held_bytes.load(Ordering::Relaxed)
+    }
+
+    fn room_bytes(&self) -> u64 {
+        self.bytes_max.saturating_sub(self.held_bytes())
+    }
+}
+
+/// Where bytes of a journal are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Disk,
+    Memory,
+}
+
+impl Budget {
+    /// Returns a budget of which nothing is used, in bytes on disk and in memory.
+    pub(crate) fn new(disk_bytes_max: u64, memory_bytes_max: u64) -> Self {
+        Self {
+            disk: Share::new(disk_bytes_max),
+            memory: Share::new(memory_bytes_max),
             is_disk_low: AtomicBool::new(false),
         }
     }
@@ -57,29 +91,44 @@ impl Budget {
         self.is_disk_low.store(is_low, Ordering::Relaxed);
     }
 
-    /// Returns the bytes that all journals hold.
-    pub(crate) fn held_bytes(&self) -> u64 {
-        self.held_bytes.load(Ordering::Relaxed)
+    /// Returns whether free disk has fallen below its floor.
+    pub(super) fn is_disk_low(&self) -> bool {
+        self.is_disk_low.load(Ordering::Relaxed)
     }
 
-    pub(super) fn room_bytes(&self) -> u64 {
-        if self.is_disk_low.load(Ordering::Relaxed) {
-            return 0;
+    /// Returns the bytes that all journals hold on disk.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.disk.held_bytes()
+    }
+
+    /// Returns the bytes that all journals hold in memory.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.memory.held_bytes()
+    }
+
+    /// Returns the bytes that there is room for. A disk without room has nothing to do with memory.
+    pub(super) fn room_bytes(&self, place: Place) -> u64 {
+        match place {
+            Place::Disk if self.is_disk_low() => 0,
+            Place::Disk | Place::Memory => self.share(place).room_bytes(),
         }
-        self.room_in_memory_bytes()
     }
 
-    /// Returns the room of a journal that is not on the disk.
-    pub(super) fn room_in_memory_bytes(&self) -> u64 {
-        self.bytes_max.saturating_sub(self.held_bytes())
+    pub(super) fn add(&self, place: Place, bytes: u64) {
+        let held_bytes = &self.share(place).held_bytes;
+        held_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn add(&self, bytes: u64) {
-        self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+    pub(super) fn remove(&self, place: Place, bytes: u64) {
+        let held_bytes = &self.share(place).held_bytes;
+        held_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn remove(&self, bytes: u64) {
-        self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    fn share(&self, place: Place) -> &Share {
+        match place {
+            Place::Disk => &self.disk,
+            Place::Memory => &self.memory,
+        }
     }
 }
 

@@ -12,7 +12,8 @@ use std::sync::atomic::Ordering;
 
 impl Journal {
     /// Drops the oldest unsent segments: about a sixteenth of the journal, or `bytes_max` if that is less,
-    /// in whole segments. Returns the bytes that became free. 0 says that everything is in flight or in the last segment.
+    /// in whole segments. Returns the bytes that became free. 0 says that everything is in flight or in the
+    /// last segment.
     ///
     /// It reads to count, but never needs to: what can't be read, or is cut off by a hole, goes
     /// uncounted. The FIFO waits for this, so it waits for no stable storage either. Loss of power
@@ -23,7 +24,8 @@ impl Journal {
         let ended = self.has_ended.load(Ordering::Acquire);
         let tail = self.tail.load(Ordering::Acquire);
         let from = reader.first_unsent();
-        let first = reader.unsent_hole_start().unwrap_or(from);
+        // A segment whose first bytes are in a hole is free with the rest of it.
+        let first = reader.start_of_holes_before(from);
         let Some(goal) = self.drop_goal(first, bytes_max) else {
             return 0;
         };

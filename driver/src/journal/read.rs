@@ -38,7 +38,7 @@ impl Journal {
             if reader.holes.len() >= HOLES_PENDING_MAX {
                 return Ok(Next::NoCredit { is_window: false });
             }
-            let in_flight_bytes_max = self.bounds.bytes_max / 2;
+            let in_flight_bytes_max = self.in_flight_bytes_max();
             let credit = reader.credit_bytes(window_bytes, in_flight_bytes_max);
             let room = into.len();
             let wanted = usize::try_from(available.min(credit)).unwrap_or(usize::MAX);

@@ -297,9 +297,14 @@ impl Reader {
         offset
     }
 
-    pub(super) fn unsent_hole_start(&self) -> Option<u64> {
-        let starts = self.holes.iter().map(|hole| hole.span.start);
-        starts.into_iter().find(|&start| start == self.sent)
+    /// Returns where the holes begin that end at an offset, sent or not; the offset if there are none.
+    pub(super) fn start_of_holes_before(&self, mut offset: u64) -> u64 {
+        for hole in self.holes.iter().rev() {
+            if hole.span.end == offset {
+                offset = hole.span.start;
+            }
+        }
+        offset
     }
 
     /// Settles what lies below an offset. Returns by how much the entries exceed those that were

@@ -23,7 +23,7 @@
 
 use super::append::Appender;
 use super::append::Current;
-use super::budget::{Bounds, Budget};
+use super::budget::{Bounds, Budget, Place};
 use super::counters::DropReason;
 use super::medium::{
     Folder, Loss, Medium, Memory, STATE_DAMAGED_FILE_NAME, STATE_FILE_NAME, noted_loss,
@@ -189,7 +189,8 @@ fn assemble(
         .iter()
         .map(|segment| segment.end().saturating_sub(segment.start))
         .fold(0_u64, u64::saturating_add);
-    budget.add(held_bytes);
+    // A journal in memory begins with nothing.
+    budget.add(Place::Disk, held_bytes);
     let last = segments.back().filter(|last| last.end() == tail);
     let appender = Appender {
         // A journal whose last bytes are lost goes on in a new segment.
@@ -206,7 +207,7 @@ fn assemble(
         has_ended: AtomicBool::new(false),
         held_bytes: AtomicU64::new(held_bytes),
         fallback_bytes: AtomicU64::new(0),
-        has_overdraft: AtomicBool::new(false),
+        overdraft_bytes: AtomicU64::new(0),
         is_disk_full: AtomicBool::new(false),
         is_drop_unsynced: AtomicBool::new(false),
         // An earlier process may have created segments without a sync of the folder, and bytes

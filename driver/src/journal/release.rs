@@ -48,8 +48,8 @@ impl Journal {
     pub(super) fn remove_segment(&self, segment: &Segment, acked: u64) {
         let bytes = segment.end().saturating_sub(segment.start);
         self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.budget.remove(bytes);
-        self.has_overdraft.store(false, Ordering::Relaxed);
+        self.budget.remove(self.place_of(segment), bytes);
+        self.overdraft_bytes.store(0, Ordering::Relaxed);
         if segment.is_fallback {
             self.fallback_bytes.fetch_sub(bytes, Ordering::Relaxed);
             // A note that stays says nothing wrong: what it is about is finished with.

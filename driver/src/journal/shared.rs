@@ -3,7 +3,7 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use super::budget::{Bounds, Budget, Shortage};
+use super::budget::{Bounds, Budget, Place, SEGMENT_BYTES_MIN, Shortage};
 use super::counters::{Counters, DropReason};
 use super::lock::lock;
 use super::medium::Medium;
@@ -32,8 +32,8 @@ pub(crate) struct Journal {
     pub(super) held_bytes: AtomicU64,
     /// Bytes of `held_bytes` that are in memory because the disk failed.
     pub(super) fallback_bytes: AtomicU64,
-    /// Nothing could be dropped to make room on the host: the host's bounds wait for this journal.
-    pub(super) has_overdraft: AtomicBool,
+    /// Up to how many bytes the host's bounds wait for this journal, as nothing could be dropped; 0: they do not.
+    pub(super) overdraft_bytes: AtomicU64,
     /// The disk had no room for the last bytes.
     pub(super) is_disk_full: AtomicBool,
     /// A segment was created since the folder was synced.
@@ -92,6 +92,13 @@ impl Journal {
         self.medium.is_memory()
     }
 
+    /// Returns how many segments are open because they are in memory: the disk has refused them.
+    pub(crate) fn open_in_memory(&self) -> u64 {
+        let segments = isolate::lock(&self.segments);
+        let fallbacks = segments.iter().filter(|segment| segment.is_fallback);
+        fallbacks.count() as u64
+    }
+
     /// Returns the offset of the first byte that is not acknowledged.
     pub(crate) fn acked(&self) -> u64 {
         self.acked.load(Ordering::Acquire)
@@ -120,10 +127,15 @@ impl Journal {
         }
     }
 
-    /// Lets the journal grow to its own bound although the host has reached its: nothing else can
-    /// make room, and a FIFO that is never read makes a container unkillable.
+    /// Lets the journal grow although the host has reached its bound: nothing else can make room, and a FIFO
+    /// that is never read makes a container unkillable. To its own bound, or by what can be dropped again.
     pub(crate) fn grant_overdraft(&self) {
-        self.has_overdraft.store(true, Ordering::Relaxed);
+        let place = self.place();
+        let bytes = match self.is_scarce(place) {
+            true => self.placed_bytes().saturating_add(self.floor_bytes()),
+            false => self.bounds.bytes_max,
+        };
+        self.overdraft_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Notes for the next process that what follows the tail may be lost. Only the pump; it takes no lock.
@@ -167,27 +179,92 @@ impl Journal {
 }
 
 impl Journal {
-    pub(super) fn room_bytes(&self) -> u64 {
-        let held_bytes = self.held_bytes.load(Ordering::Relaxed);
-        let own = self.bounds.bytes_max.saturating_sub(held_bytes);
-        if self.has_overdraft.load(Ordering::Relaxed) {
-            return own;
+    /// Returns where bytes are that no refusing disk has put into memory.
+    pub(super) fn place(&self) -> Place {
+        match self.medium.is_memory() {
+            true => Place::Memory,
+            false => Place::Disk,
         }
+    }
+
+    /// Returns where the bytes of a segment are.
+    pub(super) fn place_of(&self, segment: &Segment) -> Place {
+        match segment.is_fallback {
+            true => Place::Memory,
+            false => self.place(),
+        }
+    }
+
+    /// Returns whether the host has so little that journals get the least they need: free disk is low, or all
+    /// memory for journals is taken.
+    pub(super) fn is_scarce(&self, place: Place) -> bool {
+        match place {
+            Place::Disk => self.budget.is_disk_low(),
+            Place::Memory => self.budget.room_bytes(place) == 0,
+        }
+    }
+
+    /// Returns at how many bytes a segment is left for a new one.
+    pub(super) fn segment_bytes(&self, place: Place) -> u64 {
+        match self.is_scarce(place) {
+            true => SEGMENT_BYTES_MIN.min(self.bounds.segment_bytes),
+            false => self.bounds.segment_bytes,
+        }
+    }
+
+    /// Returns the bytes that the journal may hold whatever the others do.
+    fn floor_bytes(&self) -> u64 {
+        self.segment_bytes(self.place()).saturating_mul(2)
+    }
+
+    /// Returns whether it holds more than the host leaves everyone.
+    pub(crate) fn is_above_floor(&self) -> bool {
+        self.placed_bytes() > self.floor_bytes()
+    }
+
+    /// Returns the bytes that may be in flight: half of what the journal may hold, so that the other half can be
+    /// dropped (J6).
+    pub(super) fn in_flight_bytes_max(&self) -> u64 {
+        match self.is_scarce(self.place()) {
+            true => SEGMENT_BYTES_MIN,
+            false => self.bounds.bytes_max / 2,
+        }
+    }
+
+    /// Returns the bytes that it holds where it is meant to.
+    fn placed_bytes(&self) -> u64 {
+        let fallback_bytes = self.fallback_bytes.load(Ordering::Relaxed);
+        self.held_bytes().saturating_sub(fallback_bytes)
+    }
+
+    /// Returns the bytes up to the journal's own bound.
+    pub(super) fn own_room_bytes(&self) -> u64 {
+        self.bounds.bytes_max.saturating_sub(self.held_bytes())
+    }
+
+    pub(super) fn room_bytes(&self) -> u64 {
+        let (place, own) = (self.place(), self.own_room_bytes());
+        let overdraft_bytes = match place {
+            // What a low disk has no room for goes to memory, as long as that has some.
+            Place::Disk if self.is_scarce(place) && !self.is_memory_spent() => 0,
+            Place::Disk | Place::Memory => self.overdraft_bytes.load(Ordering::Relaxed),
+        };
         // Two segments are everyone's, so that the host's bounds never stop a quiet container for
         // the sake of a busy one, and so that there is always a whole segment to drop.
-        let floor = self.bounds.segment_bytes.saturating_mul(2);
-        // A disk without room has nothing to do with memory.
-        let host = match self.medium.is_memory() {
-            true => self.budget.room_in_memory_bytes(),
-            false => self.budget.room_bytes(),
-        };
-        own.min(host.max(floor.saturating_sub(held_bytes)))
+        let least_bytes = self.floor_bytes().max(overdraft_bytes);
+        let host = self.budget.room_bytes(place);
+        own.min(host.max(least_bytes.saturating_sub(self.placed_bytes())))
     }
 }
 
 impl Journal {
+    /// Returns the bytes that there is room for in memory while the disk refuses.
     pub(super) fn fallback_room_bytes(&self) -> u64 {
-        FALLBACK_BYTES_MAX.saturating_sub(self.fallback_bytes.load(Ordering::Relaxed))
+        let held_bytes = self.fallback_bytes.load(Ordering::Relaxed);
+        let floor = SEGMENT_BYTES_MIN.saturating_mul(2);
+        let host = self.budget.room_bytes(Place::Memory);
+        let room = host.max(floor.saturating_sub(held_bytes));
+        room.min(FALLBACK_BYTES_MAX.saturating_sub(held_bytes))
     }
 
     /// Returns whether the bytes wait in memory, because the disk refuses them, and fill their share.
@@ -198,6 +275,9 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        self.budget.remove(self.held_bytes());
+        let fallback_bytes = self.fallback_bytes.load(Ordering::Relaxed);
+        let own_bytes = self.held_bytes().saturating_sub(fallback_bytes);
+        self.budget.remove(Place::Memory, fallback_bytes);
+        self.budget.remove(self.place(), own_bytes);
     }
 }

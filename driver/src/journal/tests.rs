@@ -47,7 +47,7 @@ struct World {
 impl World {
     fn new(bytes_max: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let budget = Arc::new(Budget::new(u64::MAX));
+        let budget = Arc::new(Budget::new(u64::MAX, u64::MAX));
         let recovered = reopened(folder.path(), bytes_max, &budget);
         Self {
             folder,
@@ -290,7 +290,7 @@ fn segments_are_released_when_acknowledged_but_the_last_one_stays() {
     let last_start = world.received.len() as u64 / segment_bytes * segment_bytes;
     assert_eq!(names, [segment_file_name(last_start)]);
     assert_eq!(
-        world.budget.held_bytes(),
+        world.budget.disk_bytes() + world.budget.memory_bytes(),
         world.received.len() as u64 - last_start
     );
     assert_eq!(world.reopen(), 0);
@@ -443,16 +443,57 @@ fn a_full_journal_says_so_and_drops_the_oldest_unsent() {
 #[test]
 fn the_host_budget_leaves_a_quiet_container_two_segments() {
     let mut busy = World::new(1 << 30);
-    busy.budget = Arc::new(Budget::new(3 << 20));
+    busy.budget = Arc::new(Budget::new(3 << 20, u64::MAX));
     busy.reopen();
     let other_folder = tempfile::tempdir().unwrap();
     let quiet = reopened(other_folder.path(), 1 << 30, &busy.budget);
     while busy.write_frame(10_000) == Appended::Empty {}
-    assert!(busy.budget.held_bytes() >= 3 << 20);
+    assert!(busy.budget.disk_bytes() >= 3 << 20);
     assert_eq!(quiet.journal.room_bytes(), 2 << 20);
     assert_eq!(busy.journal.room_bytes(), 0);
     busy.journal.grant_overdraft();
     assert!(busy.journal.room_bytes() > 0);
+}
+
+/// Whatever others hold, each journal gets two small segments while the host has next to nothing, and what can
+/// be dropped again beyond what is in flight.
+#[test]
+fn a_low_disk_and_spent_memory_leave_each_journal_two_small_segments() {
+    let floor = 128 << 10;
+    let mut on_disk = World::new(64 << 20);
+    on_disk.budget = Arc::new(Budget::new(u64::MAX, 1 << 20));
+    on_disk.reopen();
+    on_disk.budget.set_disk_low(true);
+    while on_disk.write_frame(10_000) == Appended::Empty {}
+    assert_eq!(on_disk.journal.held_bytes(), floor);
+    assert_eq!(segment_names(on_disk.folder.path()).len(), 2);
+    on_disk.journal.grant_overdraft();
+    assert_eq!(on_disk.journal.room_bytes(), 0, "it goes to memory");
+    on_disk.appender.fall_back();
+    while on_disk.write_frame(10_000) == Appended::Empty {}
+    assert_eq!(on_disk.budget.memory_bytes(), 1 << 20);
+    // Then on disk again, as far as the overdraft goes. All but the last segment can be dropped.
+    assert_eq!(on_disk.budget.disk_bytes(), 2 * floor);
+    assert!(on_disk.journal.drop_oldest(u64::MAX) > 0);
+    assert_eq!(on_disk.budget.memory_bytes(), 0);
+    assert_eq!(on_disk.budget.disk_bytes(), floor / 2);
+    assert_eq!(on_disk.write_frame(10_000), Appended::Empty);
+    assert!(on_disk.budget.disk_bytes() > 0);
+
+    let other = in_memory(Bounds::new(16 << 20), &on_disk.budget);
+    on_disk.budget.set_disk_low(false);
+    let taken = on_disk.budget.memory_bytes();
+    on_disk
+        .budget
+        .add(super::budget::Place::Memory, (1 << 20) - taken);
+    assert_eq!(other.journal.room_bytes(), floor);
+    other
+        .journal
+        .held_bytes
+        .fetch_add(1 << 20, Ordering::Relaxed);
+    assert_eq!(other.journal.room_bytes(), 0);
+    other.journal.grant_overdraft();
+    assert_eq!(other.journal.room_bytes(), floor, "not its own bound");
 }
 
 /// A journal that was full when the pump asked for room may not be so when upkeep looks: then
@@ -470,7 +511,7 @@ fn an_acknowledgement_ends_a_shortage() {
 #[test]
 fn a_shortage_of_the_host_is_told_from_one_s_own() {
     let mut world = World::new(8 << 20);
-    world.budget = Arc::new(Budget::new(3 << 20));
+    world.budget = Arc::new(Budget::new(3 << 20, u64::MAX));
     world.reopen();
     while world.write_frame(10_000) == Appended::Empty {}
     assert_eq!(world.journal.shortage(), Some(Shortage::Host));
@@ -489,7 +530,7 @@ fn a_shortage_of_the_host_is_told_from_one_s_own() {
 
 #[test]
 fn a_journal_in_memory_works_alike() {
-    let budget = Arc::new(Budget::new(u64::MAX));
+    let budget = Arc::new(Budget::new(u64::MAX, u64::MAX));
     let recovered = in_memory(Bounds::new(JOURNAL_BYTES_MIN), &budget);
     let mut world = World::new(JOURNAL_BYTES_MIN);
     world.journal = recovered.journal;
@@ -1129,7 +1170,7 @@ proptest! {
         prop_assert_eq!(totals.buffered_bytes, 0);
         prop_assert_eq!(totals.received, world.frame_count, "J7");
         prop_assert_eq!(totals.settled.delivered + totals.settled.dropped.total(), world.frame_count, "J4");
-        prop_assert_eq!(world.budget.held_bytes(), world.journal.held_bytes());
+        prop_assert_eq!(world.budget.disk_bytes() + world.budget.memory_bytes(), world.journal.held_bytes());
     }
 }
 

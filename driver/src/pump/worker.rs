@@ -709,7 +709,7 @@ mod tests {
             let worker =
                 Worker::new(Arc::clone(&signals), Duration::from_secs(5), Duration::ZERO).unwrap();
             let shared = Arc::clone(&worker.shared);
-            let budget = Arc::new(Budget::new(u64::MAX));
+            let budget = Arc::new(Budget::new(u64::MAX, u64::MAX));
             let disk: Arc<dyn Disk> = Arc::new(RealDisk);
             let config = Config::parse(&RawConfig::from_pairs([])).unwrap();
             let retention = Arc::new(Retention::from_config(&config, &disk));

@@ -28,7 +28,10 @@ impl Shared {
     pub(crate) fn new(config: &Config, disk: Arc<dyn Disk>) -> Self {
         let retention = Arc::new(Retention::from_config(config, &disk));
         Self {
-            budget: Arc::new(Budget::new(config.journal_total_bytes_max)),
+            budget: Arc::new(Budget::new(
+                config.journal_total_bytes_max,
+                config.journal_memory_bytes_max,
+            )),
             registry: Arc::new(Registry::new(Arc::clone(&disk), Arc::clone(&retention))),
             retention,
             disk,

@@ -43,6 +43,9 @@ use tokio::time::Instant;
 /// Bytes that are read per report to count entries that wait: some 10 ms of CPU.
 const COUNT_BYTES_MAX: usize = 64 << 20;
 
+/// How long that may take: a cold backlog is read at the disk's pace, and nothing is sent meanwhile.
+const COUNT_TIME_MAX: Duration = Duration::from_millis(50);
+
 /// How often a read may fail before the segment is given up.
 const READ_ATTEMPTS_MAX: u32 = 3;
 
@@ -210,10 +213,12 @@ impl Gatherer {
         let mut streams = self.registry.streams();
         let mut buffer = self.buffers.take();
         let mut left_bytes = COUNT_BYTES_MAX;
+        let until = Instant::now() + COUNT_TIME_MAX;
         while left_bytes > 0 && !streams.is_empty() {
             streams.retain(|stream| {
                 let bytes = match left_bytes {
                     0 => 0,
+                    _ if Instant::now() >= until => 0,
                     _ => stream
                         .isolate(|| stream.journal().count_ahead(&mut buffer))
                         .unwrap_or(0),

@@ -28,7 +28,8 @@ impl Room {
         {
             tracing::error!(
                 suppressed_count,
-                held_bytes = self.budget.held_bytes(),
+                disk_bytes = self.budget.disk_bytes(),
+                memory_bytes = self.budget.memory_bytes(),
                 "journals are full: the oldest entries are dropped, and counted"
             );
         }
@@ -67,8 +68,8 @@ impl Room {
         freed_bytes
     }
 
-    /// Has the largest journal pay, of those in memory or of those on disk: no more than the disk misses,
-    /// if it is the disk that has no room.
+    /// Has the largest journal pay, of those in memory or of those on disk, unless it holds no more than
+    /// everyone may: no more than the disk misses, if it is the disk that has no room.
     fn drop_of_largest(&self, is_in_memory: bool, missing_bytes: u64) -> u64 {
         let bytes_max = match missing_bytes {
             0 => u64::MAX,
@@ -79,6 +80,7 @@ impl Room {
             .iter()
             .filter(|stream| !stream.is_failed())
             .filter(|stream| stream.journal().is_in_memory() == is_in_memory)
+            .filter(|stream| stream.journal().is_above_floor())
             .max_by_key(|stream| stream.journal().held_bytes());
         largest
             .and_then(|largest| largest.isolate(|| largest.journal().drop_oldest(bytes_max)))

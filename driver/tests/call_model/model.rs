@@ -67,7 +67,7 @@ impl CallModel {
         Self {
             registry: Arc::new(Registry::new(disk, retention)),
             signals: Arc::new(Signals::default()),
-            budget: Arc::new(Budget::new(u64::MAX)),
+            budget: Arc::new(Budget::new(u64::MAX, u64::MAX)),
             frames: STREAMS.map(|(count, bytes)| frames(count, bytes)).into(),
         }
     }

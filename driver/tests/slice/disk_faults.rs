@@ -247,3 +247,96 @@ async fn a_low_disk_drops_nothing_that_is_in_memory() {
     );
     driver.stop().await;
 }
+
+/// Returns the bytes of all files of a folder.
+fn bytes_of(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let bytes = entries.map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_of(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    });
+    bytes.sum()
+}
+
+/// Free disk keeps its floor, however many containers there are: each journal has two segments of 64 KiB.
+#[tokio::test]
+async fn a_low_disk_grows_by_little_for_each_of_many_containers() {
+    const CONTAINERS: u64 = 40;
+    let host = Host::new();
+    let disk = Arc::new(Faulty::default());
+    disk.set_low(true);
+    let driver = run_on(&host, &disk);
+    let mut containers = Vec::new();
+    for number in 0..CONTAINERS {
+        let container = Container::new(host.path(), &format!("c{number}"));
+        host.start(&container, r#"{"mode":"non-blocking"}"#).await;
+        containers.push(container);
+    }
+    eventually("the disk is asked", || disk.free_checks() > 0).await;
+    let before = bytes_of(&host.path().join("state"));
+    for container in &mut containers {
+        let written = tokio::time::timeout(PATIENCE, container.write_lines(3_000)).await; // 0.6 MB
+        assert!(written.is_ok(), "{}: the FIFO is not read", container.id);
+    }
+    let grown = bytes_of(&host.path().join("state")) - before;
+    assert!(grown <= CONTAINERS * (144 << 10), "{grown} bytes");
+    driver.stop().await;
+}
+
+/// A low disk stops no FIFO, though all that its journal holds is in flight and can't be dropped.
+#[tokio::test]
+async fn a_low_disk_stops_no_container_whose_journal_is_in_flight() {
+    let host = Host::new();
+    let behaviour = Behaviour {
+        acks: false,
+        ..Behaviour::default()
+    };
+    let shipper = FakeShipper::start(&host.shipper(), behaviour);
+    let disk = Arc::new(Faulty::default());
+    let driver = run_on(&host, &disk);
+    let mut container = Container::new(host.path(), "c1");
+    host.start(&container, r#"{"mode":"non-blocking"}"#).await;
+    container.write_lines(2_000).await; // 0.4 MB
+    let has_some = |state: &fake::State| state.logs.values().any(|log| log.bytes.len() > 200_000);
+    shipper.wait("much is in flight", has_some).await;
+    disk.set_low(true);
+    eventually("the disk is low", || disk.free_checks() > 2).await;
+    let before = bytes_of(&host.path().join("state"));
+    let written = tokio::time::timeout(PATIENCE, container.write_lines(30_000)).await; // 6 MB
+    assert!(written.is_ok(), "the FIFO is not read");
+    let grown = bytes_of(&host.path().join("state")).saturating_sub(before);
+    assert!(grown <= 144 << 10, "{grown} bytes");
+    driver.stop().await;
+}
+
+/// Journals in memory have a bound of their own, which a disk with plenty of room does not lift.
+#[tokio::test]
+async fn journals_in_memory_have_a_bound_for_the_host() {
+    const CONTAINERS: u64 = 8;
+    let host = Host::new().with("JOURNAL_MEMORY_SIZE", "4m");
+    let mut driver = host.spawn();
+    connect(&host.plugin()).await;
+    let mut containers = Vec::new();
+    for number in 0..CONTAINERS {
+        let mut container = Container::new(host.path(), &format!("c{number}"));
+        let options = r#"{"no-file":"true","mode":"non-blocking"}"#;
+        host.start(&container, options).await;
+        let written = tokio::time::timeout(PATIENCE, container.write_lines(10_000)).await; // 2 MB
+        assert!(written.is_ok(), "{}: the FIFO is not read", container.id);
+        containers.push(container);
+    }
+    let folder = format!("/proc/{}/fd", driver.id().unwrap());
+    let files = std::fs::read_dir(folder).unwrap().flatten();
+    let is_memory = |path: &PathBuf| {
+        let link = std::fs::read_link(path).unwrap_or_default();
+        link.to_string_lossy().contains("memfd:journal")
+    };
+    let files = files.map(|file| file.path()).filter(is_memory);
+    let held: u64 = files
+        .map(|path| std::fs::metadata(path).map_or(0, |file| file.len()))
+        .sum();
+    assert!(held > 2 << 20, "{held}");
+    assert!(held <= (4 << 20) + CONTAINERS * (192 << 10), "{held} bytes");
+    driver.kill().await.unwrap();
+}
