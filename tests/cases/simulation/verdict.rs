@@ -289,9 +289,10 @@ fn judge_ledger(
         reason == "journal_full"
             || is_uncounted && ["disk_error", "malformed", "cut_short"].contains(&reason)
     };
-    found.check(line.dropped.keys().all(|reason| is_expected(reason)), || {
-        format!("{name}: dropped for another reason, the ledger: {line:?}")
-    });
+    found.check(
+        line.dropped.keys().all(|reason| is_expected(reason)),
+        || format!("{name}: dropped for another reason, the ledger: {line:?}"),
+    );
     found.check(
         line.filtered <= filterable && (dropped > 0 || line.filtered == filterable),
         || format!("{name}: {filterable} entries to filter, the ledger: {line:?}"),
