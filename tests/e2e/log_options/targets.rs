@@ -113,7 +113,8 @@ fn options_say_where_records_go_and_who_signs() {
         let dead_letters = scene.engine.folder().join("dead-letters.jsonl");
         let sections = format!(
             "[credentials.other]\nsource = \"inline\"\nsecret_id = \"{OTHER_SECRET_ID}\"\n\
-             secret_key = \"{OTHER_SECRET_KEY}\"\nendpoints = [\"127.0.0.1\"]\n\n[dead_letter]\npath = \"{}\"\n",
+             secret_key = \"{OTHER_SECRET_KEY}\"\nendpoints = [\"127.0.0.1\"]\n\n\
+             [own_keys]\nendpoints = [\"127.0.0.1\"]\n\n[dead_letter]\npath = \"{}\"\n",
             dead_letters.display()
         );
         scene.start_shipper_with(&sections).await;
