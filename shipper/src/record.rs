@@ -40,6 +40,7 @@
 mod decode;
 mod fields;
 mod json;
+mod keys;
 mod lines;
 mod mask;
 mod metadata;
@@ -126,7 +127,6 @@ const _: () = assert!(RECORDS_PER_CALL_MAX <= CLS_LOGS_MAX, "logs of one request
 /// Bytes of a rendered text whose memory is kept between lines.
 const KEPT_TEXT_BYTES_MAX: usize = 64 << 10;
 
-const CONTENT_KEY: &[u8] = b"content";
 const RECORD_ID_KEY: &[u8] = b"__record_id__";
 const CUT_KEY: &[u8] = b"__cut__";
 const ESCAPED_KEY: &[u8] = b"escaped_bytes";
@@ -241,6 +241,8 @@ struct Writer {
     clock: template::Clock,
     rendered: Vec<u8>,
     parser: Parser,
+    /// Key of text that is no field.
+    content_key: Box<str>,
     stdout: ConstantFields,
     stderr: ConstantFields,
     /// The journal's id, if records carry theirs.
@@ -350,6 +352,7 @@ impl Formatter {
             clock: template::Clock::default(),
             rendered: Vec::new(),
             parser: Parser::new(opts, LINE_FIELDS, &mut faults),
+            content_key: opts.content_key.as_str().into(),
             stdout: fields(Source::Stdout),
             stderr: fields(Source::Stderr),
             journal_id: opts.record_id.then(|| origin.journal_id.to_owned()),
@@ -742,8 +745,9 @@ impl Writer {
         counts.delivered_entries += head.entries;
         counts.value_bytes += constant.value_bytes;
         // Right for a plain line without extras; else the length is moved when it is known.
-        let guess =
-            TIME_FIELD_BYTES + pair_bytes(CONTENT_KEY.len(), text.len()) + constant.bytes.len();
+        let guess = TIME_FIELD_BYTES
+            + pair_bytes(self.content_key.len(), text.len())
+            + constant.bytes.len();
         bytes.reserve(guess + 16);
         let slot = open_log(bytes, guess, head.time_nano);
         let mut is_cut = is_cut;
@@ -752,7 +756,7 @@ impl Writer {
             counts.value_bytes += written.value_bytes;
             counts.renamed_keys += written.renamed_keys;
         } else {
-            let content = put_content(bytes, text);
+            let content = put_content(bytes, self.content_key.as_bytes(), text);
             counts.value_bytes += content.value_bytes;
             is_cut |= content.is_cut;
         }
@@ -796,7 +800,7 @@ impl Writer {
         counts.logs += 1;
         let (from, to) = (rfc3339(hole.first_time_nano), rfc3339(hole.last_time_nano));
         for (key, value) in [
-            ("content", content.as_str()),
+            (&*self.content_key, content.as_str()),
             ("__dropped_entries__", &hole.entries.to_string()),
             ("__dropped_bytes__", &hole_bytes),
             ("__dropped_reason__", reason),
@@ -852,29 +856,29 @@ struct Content {
     is_cut: bool,
 }
 
-/// Adds a text, which is UTF-8, as the field `content`.
+/// Adds a text, which is UTF-8, as the field of this key.
 #[inline]
-fn put_content(bytes: &mut Vec<u8>, text: &[u8]) -> Content {
+fn put_content(bytes: &mut Vec<u8>, key: &[u8], text: &[u8]) -> Content {
     debug_assert!(
         std::str::from_utf8(text).is_ok(),
         "lines are decoded before"
     );
     if text.len() <= CLS_VALUE_BYTES_MAX {
-        put_pair(bytes, encode::CONTENTS, CONTENT_KEY, text);
+        put_pair(bytes, encode::CONTENTS, key, text);
         return Content {
             value_bytes: text.len(),
             is_cut: false,
         };
     }
-    put_cut_content(bytes, text)
+    put_cut_content(bytes, key, text)
 }
 
 /// Adds what CLS takes of a text that is too long.
 #[cold]
-fn put_cut_content(bytes: &mut Vec<u8>, text: &[u8]) -> Content {
+fn put_cut_content(bytes: &mut Vec<u8>, key: &[u8], text: &[u8]) -> Content {
     let mut value = Vec::with_capacity(text.len().min(CLS_VALUE_BYTES_MAX));
     let is_cut = put_lossy(&mut value, text, CLS_VALUE_BYTES_MAX);
-    put_pair(bytes, encode::CONTENTS, CONTENT_KEY, &value);
+    put_pair(bytes, encode::CONTENTS, key, &value);
     Content {
         value_bytes: value.len(),
         is_cut,

@@ -8,7 +8,10 @@ use super::fault::{LogOptsError, hint, shorten, unknown_tag_rule};
 use super::masks::MASKS;
 use super::reader::Reader;
 use super::secret::Secret;
-use super::syntax::{ENDPOINT_RULE, KEYS_RULE, NAME_RULE, is_endpoint, is_key, is_name, is_secret};
+use super::syntax::{
+    CONTENT_KEY_RULE, ENDPOINT_RULE, KEYS_RULE, NAME_RULE, RENAMES_RULE, is_content_key,
+    is_endpoint, is_key, is_name, is_secret,
+};
 use super::template::{TAGS, Template};
 use super::value::Units;
 use crate::go_regex;
@@ -47,6 +50,14 @@ pub struct LogOpts {
     pub exclude_regex: Option<String>,
     /// `multiline-pattern`, in Go's syntax, and `multiline-timeout`.
     pub multiline: Option<Multiline>,
+    /// `keep-keys`: patterns of the keys that are kept; empty: all.
+    pub keep_keys: Vec<String>,
+    /// `drop-keys`: patterns of keys.
+    pub drop_keys: Vec<String>,
+    /// `rename-keys`: old and new key.
+    pub rename_keys: Vec<(String, String)>,
+    /// `content-key`: key of text that is no field.
+    pub content_key: String,
     /// `mask`: names of [`MASKS`], in their order.
     pub masks: Vec<&'static str>,
     /// `mask-regex`, in Go's syntax.
@@ -177,6 +188,13 @@ impl LogOpts {
             filter_regex: reader.pattern("filter-regex"),
             exclude_regex: reader.pattern("exclude-regex"),
             multiline: reader.multiline(),
+            keep_keys: reader.patterns("keep-keys"),
+            drop_keys: reader.patterns("drop-keys"),
+            rename_keys: reader.renames("rename-keys"),
+            content_key: {
+                let key = reader.checked("content-key", is_content_key, CONTENT_KEY_RULE);
+                key.unwrap_or_else(|| "content".to_owned())
+            },
             masks: reader.masks(),
             mask_regex: reader.pattern("mask-regex"),
             mask_with: reader.mask_with(),
@@ -265,6 +283,33 @@ impl Reader<'_> {
             "auto" => Parse::Auto,
             _ => Parse::Off,
         }
+    }
+
+    /// Returns a list of patterns of keys.
+    fn patterns(&mut self, option: &str) -> Vec<String> {
+        let patterns = self.value(option).unwrap_or_default().split(',');
+        let patterns = patterns.map(str::trim).filter(|text| !text.is_empty());
+        patterns.map(str::to_owned).collect()
+    }
+
+    /// Returns a list of `old=new`.
+    fn renames(&mut self, option: &str) -> Vec<(String, String)> {
+        let mut renames: Vec<(String, String)> = Vec::new();
+        for text in self.patterns(option) {
+            let pair = text
+                .split_once('=')
+                .map(|(old, new)| (old.trim(), new.trim()));
+            match pair {
+                Some((old, new)) if is_key(new) && renames.iter().all(|(key, _)| key != old) => {
+                    renames.push((old.to_owned(), new.to_owned()));
+                }
+                _ => {
+                    self.fault(option, RENAMES_RULE);
+                    return Vec::new();
+                }
+            }
+        }
+        renames
     }
 
     fn masks(&mut self) -> Vec<&'static str> {

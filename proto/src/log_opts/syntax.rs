@@ -14,6 +14,16 @@ pub(super) fn is_name(text: &str) -> bool {
 pub(super) const KEYS_RULE: &str = "must be a list of different keys, separated by commas, each of 1 to 128 bytes without control \
      characters and not with an underscore at its beginning";
 
+pub(super) const RENAMES_RULE: &str = "must be a list of old=new, separated by commas, each old key once; a new key has 1 to 128 bytes \
+     without control characters and no underscore at its beginning";
+
+pub(super) const CONTENT_KEY_RULE: &str = "must be a key of 1 to 128 bytes without control characters; of those that begin with an \
+     underscore only __CONTENT__, as CLS's own agent has it";
+
+pub(super) fn is_content_key(text: &str) -> bool {
+    text == "__CONTENT__" || is_key(text)
+}
+
 /// Whether a text can be the key of a field that CLS can index.
 pub(super) fn is_key(text: &str) -> bool {
     (1..=128).contains(&text.len()) && !text.starts_with('_') && !text.chars().any(char::is_control)

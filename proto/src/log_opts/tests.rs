@@ -39,6 +39,30 @@ fn some(text: &str) -> Option<String> {
 }
 
 #[test]
+fn which_fields_are_shipped() {
+    let owned = |text: &str| text.to_owned();
+    good("keep-keys", "a, b*,", |opts| {
+        opts.keep_keys = ["a", "b*"].map(owned).to_vec();
+    });
+    good("drop-keys", "_x", |opts| opts.drop_keys = vec![owned("_x")]);
+    good("rename-keys", "a=b, _c = d", |opts| {
+        let pairs = [("a", "b"), ("_c", "d")];
+        opts.rename_keys = pairs.map(|(old, new)| (owned(old), owned(new))).to_vec();
+    });
+    for renames in ["a", "a=", "a=_b", "a=b,a=c"] {
+        let error = parse(&[("rename-keys", renames)]).unwrap_err().to_string();
+        assert!(error.contains("must be a list of old=new"), "{error}");
+    }
+    for key in ["__CONTENT__", "msg", "日志"] {
+        good("content-key", key, |opts| opts.content_key = owned(key));
+    }
+    for key in ["_msg", "a\u{1}"] {
+        let error = parse(&[("content-key", key)]).unwrap_err().to_string();
+        assert!(error.contains("must be a key of 1 to 128 bytes"), "{error}");
+    }
+}
+
+#[test]
 fn how_a_text_becomes_fields() {
     for (word, expected) in [
         ("auto", Parse::Auto),

@@ -11,6 +11,7 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 
+use super::keys::{Fate, Keys};
 use crate::cls::encode::{self, put_pair, put_pair_head};
 
 /// Name of the field whose key is empty.
@@ -45,6 +46,8 @@ pub(super) struct Written {
     pub(super) value_bytes: usize,
     /// Keys that were renamed.
     pub(super) renamed_keys: u64,
+    /// Fields that [`Keys`] drop.
+    pub(super) dropped_fields: u64,
 }
 
 /// Memory that is used again for every line.
@@ -95,6 +98,8 @@ enum Rename {
 /// Writes the fields of one line.
 pub(super) struct Fields<'a> {
     rules: Rules,
+    /// Absent if all fields are kept as they are.
+    keys: Option<&'a Keys>,
     start: usize,
     scratch: &'a mut Scratch,
     out: &'a mut Vec<u8>,
@@ -110,6 +115,7 @@ impl<'a> Fields<'a> {
         scratch.fingerprints.clear();
         Self {
             rules,
+            keys: None,
             start: out.len(),
             scratch,
             out,
@@ -118,9 +124,24 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Says which fields are written, and under which keys.
+    #[inline]
+    pub(super) fn by(self, keys: Option<&'a Keys>) -> Self {
+        Self { keys, ..self }
+    }
+
     /// Writes a field. Key and value are UTF-8.
     #[inline]
     pub(super) fn put(&mut self, key: &[u8], value: &[u8]) {
+        match self.keys.map_or(Fate::Kept, |keys| keys.fate(key)) {
+            Fate::Kept => self.put_kept(key, value),
+            Fate::Renamed(key) => self.write(key.as_bytes(), value, Rename::No),
+            Fate::Dropped => self.written.dropped_fields += 1,
+        }
+    }
+
+    #[inline]
+    fn put_kept(&mut self, key: &[u8], value: &[u8]) {
         let is_plain = self.rules.key_prefix.is_empty()
             && !matches!(key.first(), None | Some(b'_'))
             && self.rules.taken_key.is_none_or(|taken| taken != key);

@@ -22,10 +22,11 @@ use std::sync::Arc;
 use memchr::memmem::Finder;
 use proto::log_opts::{LogOpts, Parse};
 
+use super::BYTE_ORDER_MARK;
 use super::fields::{Fields, Rules, Scratch, Texts, Written};
 use super::json;
+use super::keys::Keys;
 use super::pattern::{self, Groups, Pattern};
-use super::{BYTE_ORDER_MARK, CONTENT_KEY};
 
 /// What became of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,9 @@ pub(super) enum Parsed {
 pub(super) struct Parser {
     form: Form,
     rules: Rules,
+    keys: Option<Keys>,
+    /// Key of text that is no field.
+    content_key: Box<str>,
     scratch: Scratch,
     texts: Texts,
 }
@@ -96,6 +100,8 @@ impl Parser {
         Self {
             form,
             rules,
+            keys: Keys::new(opts),
+            content_key: opts.content_key.as_str().into(),
             scratch: Scratch::default(),
             texts: Texts::default(),
         }
@@ -118,8 +124,8 @@ impl Parser {
         }
         let before = out.len();
         match self.put_fields(text, has_byte_escapes, out) {
-            // Without a field and without its text a record would be empty.
-            Some(_) if out.len() == before => Parsed::Text,
+            // Without a field and without its text a record would be empty. What was dropped stays so.
+            Some(written) if out.len() == before && written.dropped_fields == 0 => Parsed::Text,
             Some(written) => Parsed::Fields(written),
             None => self.form.name().map_or(Parsed::Text, Parsed::Failure),
         }
@@ -133,15 +139,30 @@ impl Parser {
         out: &mut Vec<u8>,
     ) -> Option<Written> {
         let texts = &mut self.texts;
-        let mut fields = Fields::begin(self.rules, &mut self.scratch, out);
+        let mut fields = Fields::begin(self.rules, &mut self.scratch, out).by(self.keys.as_ref());
+        let content_key = self.content_key.as_bytes();
         let is_read = match &mut self.form {
             Form::Off => None,
             Form::Auto | Form::Json => {
                 let object = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
                 return json::put_members(object, has_byte_escapes, fields, texts);
             }
-            Form::Logfmt => logfmt::put_pairs(text, has_byte_escapes, &mut fields, texts),
-            Form::Regex { pattern, groups } => put_groups(text, pattern, groups, &mut fields),
+            Form::Logfmt => {
+                let rest = logfmt::put_pairs(text, has_byte_escapes, &mut fields, texts);
+                rest.map(|words| {
+                    if !words.is_empty() {
+                        fields.put_own(content_key, &words);
+                    }
+                })
+            }
+            Form::Regex { pattern, groups } => {
+                let is_whole = put_groups(text, pattern, groups, &mut fields);
+                is_whole.map(|is_whole| {
+                    if !is_whole {
+                        fields.put_own(content_key, text);
+                    }
+                })
+            }
             Form::Delimiter {
                 delimiter,
                 keys,
@@ -182,14 +203,14 @@ fn begins_object(text: &[u8]) -> bool {
     first == Some(&b'{')
 }
 
-/// Writes the named groups of a match. A group that takes no part in it has no field. If the match is not
-/// the whole of the text, but for blanks around it, the text stays in `content` besides.
+/// Writes the named groups of a match. A group that takes no part in it has no field. Returns whether the match
+/// is the whole of the text, but for blanks around it.
 fn put_groups(
     text: &[u8],
     pattern: &Pattern,
     groups: &mut Groups,
     fields: &mut Fields<'_>,
-) -> Option<()> {
+) -> Option<bool> {
     let matched = pattern.find_groups(text, groups)?;
     for (name, span) in groups.named() {
         if let Some(value) = text.get(span) {
@@ -197,10 +218,7 @@ fn put_groups(
         }
     }
     let (before, behind) = (text.get(..matched.start)?, text.get(matched.end..)?);
-    if !before.trim_ascii().is_empty() || !behind.trim_ascii().is_empty() {
-        fields.put_own(CONTENT_KEY, text);
-    }
-    Some(())
+    Some(before.trim_ascii().is_empty() && behind.trim_ascii().is_empty())
 }
 
 /// Writes the values between delimiters. There must be one for each key; the last one is the rest.

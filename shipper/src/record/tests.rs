@@ -1375,6 +1375,11 @@ const OPTIONS: &[&[(&str, &str)]] = &[
     ],
     &[("parse", "nginx")],
     &[
+        ("drop-keys", "a*"),
+        ("rename-keys", "k=b"),
+        ("content-key", "c"),
+    ],
+    &[
         ("mask", "cn-mobile,email"),
         ("mask-regex", "a(k)?"),
         ("record-id", "1"),

@@ -84,6 +84,34 @@ pub(super) const CASES: &[Case] = &[
         ..Case::NONE
     },
     Case {
+        name: "keys",
+        log_opts: &[
+            "keep-keys=level,u*",
+            "drop-keys=ux",
+            "rename-keys=level=severity",
+            "content-key=__CONTENT__",
+        ],
+        chatter: &[
+            "--say",
+            r#"out:{"level":"info","user":1,"ux":2,"tags":[]}"#,
+            "out:text",
+        ],
+        record_count: 2,
+        check: |Outcome { records, .. }| {
+            let field = |key| records[0].field(key);
+            assert_eq!(
+                (field("severity"), field("user")),
+                (Some("info"), Some("1"))
+            );
+            assert_eq!(
+                (field("level"), field("ux"), field("tags")),
+                (None, None, None)
+            );
+            assert_eq!(records[1].field("__CONTENT__"), Some("text"));
+        },
+        ..Case::NONE
+    },
+    Case {
         name: "mask",
         log_opts: &[
             "mask=cn-mobile,cn-id,bank-card,bearer,tencent-key,email",

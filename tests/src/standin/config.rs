@@ -55,8 +55,10 @@ impl Config {
 }
 
 /// Keys that the product sends although they begin with `_`: users of its predecessor have queries
-/// and dashboards on them, and the service takes them (official samples send such keys as well).
-pub const UNDERSCORE_PREFIXES: [&str; 7] = [
+/// and dashboards on them, and the service takes them (official samples send such keys as well,
+/// `__CONTENT__` among them, which is sent if `content-key` asks for it).
+pub const UNDERSCORE_PREFIXES: [&str; 8] = [
+    "__CONTENT__",
     "__hostname__",
     "__stream__",
     "__instance__.",

@@ -16,16 +16,15 @@
 //! | `a="never ended`          | not logfmt, nor is a text without a pair                       |
 
 use super::super::fields::{Fields, Texts};
-use super::CONTENT_KEY;
 
-/// Writes the pairs of a text, and what is between them. Returns `None` if the text is not of this form; what
-/// was written then is to be taken back.
+/// Writes the pairs of a text. Returns what is between them, or `None` if the text is not of this form; what was
+/// written then is to be taken back.
 pub(super) fn put_pairs(
     text: &[u8],
     has_byte_escapes: bool,
     fields: &mut Fields<'_>,
     texts: &mut Texts,
-) -> Option<()> {
+) -> Option<Vec<u8>> {
     let mut rest = text.trim_ascii_start();
     let mut words: Vec<u8> = Vec::new();
     let mut has_pair = false;
@@ -55,10 +54,7 @@ pub(super) fn put_pairs(
             return None;
         }
     }
-    if !words.is_empty() {
-        fields.put_own(CONTENT_KEY, &words);
-    }
-    has_pair.then_some(())
+    has_pair.then_some(words)
 }
 
 /// A key or value as it stands in the text.
