@@ -1,9 +1,8 @@
 //! Uploads: what a lane seals is cut, sent, repeated and at last delivered, or put aside.
 //!
-//! `lanes` starts a lane's task, `batch` carries one batch to its end, `cut` makes its bodies, `trouble`
-//! tells a batch that is at fault from a lane that fails, `pace` and `concurrency` say how many requests a
-//! lane may have on the wire and `wire` how many all may, `report` says what went wrong, `letters` keeps
-//! what CLS will never take, `replay` sends it later.
+//! `lanes` starts a lane's task, `batch` carries one batch to its end, `cut` makes its bodies, `pace`
+//! and `concurrency` say how many requests a lane may have on the wire and `wire` how many all may, `report` says what went wrong,
+//! `letters` keeps what CLS will never take, `replay` sends it later.
 
 pub mod batch;
 pub mod concurrency;
@@ -13,7 +12,6 @@ pub mod letters;
 pub mod pace;
 pub mod replay;
 mod report;
-mod trouble;
 pub mod wire;
 
 #[cfg(test)]

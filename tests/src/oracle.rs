@@ -102,13 +102,8 @@ impl fmt::Display for Report {
 pub fn examine(scripts: &[Script], uploads: &[Arc<Upload>]) -> Report {
     let mut examination = Examination::new(scripts);
     for upload in uploads {
-        // In its group: one that comes again may have others before it, or none.
-        let (mut group, mut place) = (None, 0_u64);
+        let mut place = 0_u64;
         upload.visit(|record| {
-            let flow = record.group.context_flow.map(str::to_owned);
-            if group != flow {
-                (group, place) = (flow, 0);
-            }
             place += 1;
             examination.note(record, place);
         });

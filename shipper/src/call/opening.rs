@@ -3,7 +3,7 @@
 use proto::relay::Open;
 
 use crate::call::shared::{Policy, Shared, cut};
-use crate::lane::queue::{Attempts, LaneKey};
+use crate::lane::queue::LaneKey;
 use crate::record::{Formatter, Origin};
 use crate::rules::effective::Subject;
 use crate::rules::fallback;
@@ -12,7 +12,6 @@ use crate::rules::tenant::Host;
 /// What a container's options come to.
 pub(super) struct Understood {
     pub(super) key: LaneKey,
-    pub(super) attempts: Attempts,
     pub(super) formatter: Formatter,
     /// What is wrong with those that are left out.
     pub(super) left_out: Vec<String>,
@@ -45,15 +44,14 @@ pub(super) fn understand(
             resume_offset: open.resume_offset,
             left_out: &reason,
         };
-        let understood = policy.router.route(&log_opts).and_then(|route| {
-            let formatter = Formatter::new(&route.opts, &origin).map_err(|error| error.faults)?;
-            Ok((route, formatter))
+        let understood = policy.router.route(&log_opts).and_then(|(opts, key)| {
+            let formatter = Formatter::new(&opts, &origin).map_err(|error| error.faults)?;
+            Ok((key, formatter))
         });
         let faults = match understood {
-            Ok((route, formatter)) => {
+            Ok((key, formatter)) => {
                 return Ok(Understood {
-                    key: route.key,
-                    attempts: route.attempts,
+                    key,
                     formatter,
                     left_out,
                 });

@@ -18,7 +18,6 @@ use crate::call::session::Session;
 use crate::call::shared::{Caller, Shared, cut};
 use crate::record::{Formatter, Origin};
 use crate::rules::effective::Subject;
-use crate::rules::route::Route;
 
 /// Faults in one answer; there are as many options at least.
 const FAULTS_MAX: usize = 64;
@@ -77,7 +76,7 @@ impl Relay for RelayService {
         let effective = policy.rules.apply(subject, &open.log_opts);
         let faults = match policy.router.route(&effective.log_opts) {
             Err(faults) => faults,
-            Ok(Route { opts, key, .. }) => {
+            Ok((opts, key)) => {
                 let mut faults = host.faults(&open.host, &key.target.topic_id, &key.credentials);
                 faults.extend(
                     Formatter::new(&opts, &origin)

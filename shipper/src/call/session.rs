@@ -266,7 +266,6 @@ impl Session {
         check_open(&open).map_err(|fault| vec![fault])?;
         let Understood {
             key,
-            attempts,
             formatter,
             left_out,
         } = understand(&self.shared.policy(), self.host.tenant(), &open)?;
@@ -297,7 +296,6 @@ impl Session {
             new_context_id(),
             open.host.clone(),
             formatter.log_tags().to_vec(),
-            attempts,
             Arc::clone(&self.outbox),
         );
         let stream = Arc::new(stream.of_tenant(self.host.tenant()));

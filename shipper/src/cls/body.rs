@@ -59,10 +59,9 @@ pub struct Pair {
 
 impl LogGroupList {
     /// Cuts a list into two of half the size: between groups, else inside its only group, whose
-    /// second half becomes the first group of the context `context_id`. If the whole may have been
-    /// stored, the first half can't keep its id either, and the context begins with both. Returns `None`
-    /// for a list of one log, which can't be cut.
-    pub fn halves(mut self, context_id: &str, may_be_stored: bool) -> Option<[Self; 2]> {
+    /// second half becomes the first group of the context `context_id`. Returns `None` for a list
+    /// of one log, which can't be cut.
+    pub fn halves(mut self, context_id: &str) -> Option<[Self; 2]> {
         if self.groups.len() > 1 {
             let behind = self.groups.split_off(self.groups.len() / 2);
             return Some([self, Self { groups: behind }]);
@@ -73,16 +72,10 @@ impl LogGroupList {
         }
         let logs = group.logs.split_off(group.logs.len() / 2);
         // Equal ids mean equal bytes, so the second half can't keep the number of the whole.
-        let has_flow = group.context_flow.is_some();
-        let mut number = 0;
-        let mut new_flow = || {
-            number += 1;
-            has_flow.then(|| format!("{context_id}-{number}"))
-        };
-        if may_be_stored {
-            group.context_flow = new_flow();
-        }
-        let context_flow = new_flow();
+        let context_flow = group
+            .context_flow
+            .as_ref()
+            .map(|_| format!("{context_id}-1"));
         let behind = LogGroup {
             logs,
             context_flow,
@@ -141,7 +134,7 @@ mod tests {
             let whole = list(&log_counts);
             let (mut parts, mut single) = (vec![whole.clone()], Vec::new());
             while let Some(part) = parts.pop() {
-                match part.clone().halves("B", false) {
+                match part.clone().halves("B") {
                     Some([first, second]) => parts.extend([second, first]),
                     None => single.extend(times(&part)),
                 }
@@ -152,7 +145,7 @@ mod tests {
 
     #[test]
     fn the_second_half_of_a_group_gets_a_context_of_its_own() {
-        let [first, second] = list(&[3]).halves("B", false).unwrap();
+        let [first, second] = list(&[3]).halves("B").unwrap();
         assert_eq!(
             (times(&first), first.groups[0].context_flow.as_deref()),
             (vec![1], Some("A-1"))
@@ -162,9 +155,5 @@ mod tests {
             (vec![2, 3], Some("B-1"))
         );
         assert_eq!(second.groups[0].source.as_deref(), Some("host"));
-        // What may be there under the old id is not what either half is.
-        let halves = list(&[3]).halves("B", true).unwrap();
-        let flow = |half: &LogGroupList| half.groups[0].context_flow.clone().unwrap();
-        assert_eq!(halves.each_ref().map(flow), ["B-1", "B-2"]);
     }
 }

@@ -1,20 +1,14 @@
 //! Lanes: where the records of many streams become batches.
 //!
-//! A lane is one (endpoint, topic, credentials). It holds the encoded records of its streams and decides
-//! when a batch is sealed:
+//! A lane is one (endpoint, topic, credentials, timeout, retries). It holds the encoded records of
+//! its streams and decides when a batch is sealed:
 //!
 //! - a request slot is free (sealing is pulled by uploads, so a sealed batch is a batch in flight,
-//!   and what a dead process can duplicate is bounded by the slots): what is on the wire has its limit,
-//!   and so has what waits between two attempts, and
+//!   and what a dead process can duplicate is bounded by the slots), and
 //! - the batch is full by bytes or logs, or its oldest record has waited `linger`, or nothing is in
 //!   flight. The last one gives a quiet container its low latency; while one request is under way
 //!   the next batch grows by itself. A lane with more ready streams than a request has groups does
 //!   not use that last rule: it would send many requests with a line each.
-//!
-//! A batch is *in trouble* from its first failure until it is delivered. Between two attempts it holds no
-//! slot. Once as many are in trouble as there are slots, their streams are left out of further batches. So
-//! a stream whose records all fail does not fill the lane, and whatever fails, a stream of which nothing is
-//! in trouble gets through.
 //!
 //! Bounds. What a lane holds is bounded by its streams' windows (see `window`). A batch stays under
 //! CLS's limits by construction: a run is at most one batch (`Run` is cut at the batch's bounds
@@ -30,7 +24,6 @@
 //! are abandoned: they are acknowledged no further, and their call makes them start over from there.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,10 +38,6 @@ use crate::lane::outbox::Outbox;
 use crate::lane::receipts::{AckQueue, Progress, Ticket};
 use crate::lane::window::Share;
 
-/// Least number of batches that may be in trouble before their streams are left out: one of them must not
-/// keep the next one of its stream from showing whether others pass.
-const TROUBLED_MIN: usize = 2;
-
 /// What makes two streams share batches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LaneKey {
@@ -56,16 +45,10 @@ pub struct LaneKey {
     pub target: Target,
     /// Key pair.
     pub credentials: CredentialRef,
-}
-
-/// What a container asks of the requests that carry its records. Those of a batch keep to the least of
-/// its containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attempts {
-    /// Bound of one.
+    /// Bound of one request.
     pub timeout: Duration,
-    /// Their number; 0 is endless.
-    pub count_max: u32,
+    /// Attempts per batch; 0 is endless.
+    pub attempts_max: u32,
 }
 
 /// A stream as far as lanes and uploads know it.
@@ -81,10 +64,6 @@ pub struct Stream {
     pub log_tags: Vec<u8>,
     /// Name of its host's tenant.
     pub tenant: String,
-    /// How its records are sent.
-    pub attempts: Attempts,
-    /// Batches in trouble that hold records of it; changes under the lock of its lane.
-    troubled_count: AtomicUsize,
     /// Marks of what was sealed.
     acks: Mutex<AckQueue>,
     /// Where acknowledgements go.
@@ -165,12 +144,7 @@ struct Queue {
     next_slot: u64,
     bytes: usize,
     log_count: usize,
-    /// Sealed batches that are neither delivered nor given up.
     in_flight: usize,
-    /// Those of them that wait between two attempts.
-    waiting: usize,
-    /// Those of them that have failed.
-    troubled: usize,
     is_closing: bool,
     is_dead: bool,
 }
@@ -206,7 +180,6 @@ impl Stream {
         context_id: String,
         source: String,
         log_tags: Vec<u8>,
-        attempts: Attempts,
         outbox: Arc<Outbox>,
     ) -> Self {
         Self {
@@ -215,8 +188,6 @@ impl Stream {
             source,
             log_tags,
             tenant: String::new(),
-            attempts,
-            troubled_count: AtomicUsize::new(0),
             acks: Mutex::default(),
             outbox,
             has_left: watch::Sender::new(false),
@@ -242,10 +213,6 @@ impl Stream {
     pub async fn left(&self) {
         // An error means that the sender is gone, and with it the stream.
         self.has_left.subscribe().wait_for(|left| *left).await.ok();
-    }
-
-    fn is_in_trouble(&self) -> bool {
-        self.troubled_count.load(Ordering::Relaxed) > 0
     }
 
     /// Ends acknowledgements: the same number may soon be that of another stream of the call.
@@ -384,27 +351,6 @@ impl Lane {
         self.changed.notify_one();
     }
 
-    /// Counts a sealed batch as waiting between two attempts, until the guard is dropped.
-    pub fn pause(&self) -> Pause<'_> {
-        lock(&self.queue).waiting += 1;
-        self.changed.notify_one();
-        Pause(self)
-    }
-
-    /// Counts a sealed batch with records of some streams as in trouble, until the guard is dropped.
-    pub fn note_trouble(&self, streams: Vec<Arc<Stream>>) -> Troubled<'_> {
-        let mut queue = lock(&self.queue);
-        queue.troubled += 1;
-        for stream in &streams {
-            stream.troubled_count.fetch_add(1, Ordering::Relaxed);
-        }
-        drop(queue);
-        Troubled {
-            lane: self,
-            streams,
-        }
-    }
-
     /// Sends what is queued without lingering, then ends.
     pub fn close(&self) {
         lock(&self.queue).is_closing = true;
@@ -423,7 +369,7 @@ impl Lane {
     /// Returns whether the lane is closed and empty: its task may end.
     pub fn has_ended(&self) -> bool {
         let queue = lock(&self.queue);
-        queue.is_closing && queue.oldest(self.troubled_max()).is_none()
+        queue.is_closing && queue.ready.is_empty()
     }
 
     /// Returns whether the lane's task has failed.
@@ -444,70 +390,47 @@ impl Lane {
         self.changed.notified().await;
     }
 
-    /// Seals a batch if it is due and fewer than `on_wire_max` have a slot and do not wait. A sealed batch
-    /// counts as in flight until [`release`](Self::release).
-    pub fn next(&self, now: Instant, on_wire_max: usize) -> Next {
+    /// Seals a batch if it is due. A sealed batch counts as in flight until
+    /// [`release`](Self::release).
+    pub fn next(&self, now: Instant, in_flight_max: usize) -> Next {
         let mut queue = lock(&self.queue);
-        let troubled_max = self.troubled_max();
-        let Some(oldest) = queue.oldest(troubled_max) else {
+        let Some(oldest) = queue.oldest() else {
             return if queue.is_closing {
                 Next::End
             } else {
                 Next::Wait
             };
         };
-        if queue.in_flight - queue.waiting >= on_wire_max {
+        if queue.in_flight >= in_flight_max {
             return Next::Wait;
         }
-        // What is queued of streams that are left out would count as well.
-        let is_full = !queue.is_crowded(troubled_max)
-            && (queue.bytes >= self.limits.batch_bytes_max
-                || queue.log_count >= self.limits.batch_logs_max);
+        let is_full = queue.bytes >= self.limits.batch_bytes_max
+            || queue.log_count >= self.limits.batch_logs_max;
         let is_idle = queue.in_flight == 0 && queue.ready.len() <= CLS_GROUPS_MAX;
         let due = oldest + self.limits.linger;
         if !(is_full || is_idle || queue.is_closing || due <= now) {
             return Next::WaitUntil(due);
         }
         queue.in_flight += 1;
-        Next::Batch(queue.seal(&self.limits, troubled_max))
-    }
-
-    fn troubled_max(&self) -> usize {
-        self.limits.concurrency_max.max(TROUBLED_MIN)
+        Next::Batch(queue.seal(&self.limits))
     }
 }
 
 impl Queue {
-    fn oldest(&self, troubled_max: usize) -> Option<Instant> {
-        let slot = self
-            .streams
-            .get(self.ready.get(self.first(troubled_max)?)?)?;
+    fn oldest(&self) -> Option<Instant> {
+        let slot = self.streams.get(self.ready.front()?)?;
         slot.runs.front().map(|(since, _)| *since)
     }
 
-    fn is_crowded(&self, troubled_max: usize) -> bool {
-        self.troubled >= troubled_max
-    }
-
-    /// Returns the place of the stream that is next.
-    fn first(&self, troubled_max: usize) -> Option<usize> {
-        let is_crowded = self.is_crowded(troubled_max);
-        self.ready.iter().position(|id| {
-            let slot = self.streams.get(id);
-            !is_crowded || slot.is_some_and(|slot| !slot.stream.is_in_trouble())
-        })
-    }
-
     /// Takes the streams that waited longest, as much of each as fits.
-    fn seal(&mut self, limits: &Upload, troubled_max: usize) -> Vec<Group> {
+    fn seal(&mut self, limits: &Upload) -> Vec<Group> {
         let mut groups = Vec::with_capacity(self.ready.len().min(CLS_GROUPS_MAX));
         let mut room = Room {
             bytes: limits.batch_bytes_max,
             log_count: limits.batch_logs_max,
         };
         while groups.len() < CLS_GROUPS_MAX
-            && let Some(place) = self.first(troubled_max)
-            && let Some(&id) = self.ready.get(place)
+            && let Some(&id) = self.ready.front()
         {
             let slot = self
                 .streams
@@ -523,57 +446,12 @@ impl Queue {
             }
             groups.push(slot.seal(runs));
             let is_drained = slot.runs.is_empty();
-            self.ready.remove(place);
+            self.ready.pop_front();
             if !is_drained {
                 self.ready.push_back(id);
             }
         }
         groups
-    }
-}
-
-/// A batch between two attempts.
-#[derive(Debug)]
-pub struct Pause<'a>(&'a Lane);
-
-impl Drop for Pause<'_> {
-    fn drop(&mut self) {
-        lock(&self.0.queue).waiting -= 1;
-        self.0.changed.notify_one();
-    }
-}
-
-/// A batch in trouble.
-#[derive(Debug)]
-pub struct Troubled<'a> {
-    lane: &'a Lane,
-    streams: Vec<Arc<Stream>>,
-}
-
-impl Troubled<'_> {
-    /// Lets a stream go of which the batch holds nothing any more.
-    pub fn let_go(&mut self, stream: &Arc<Stream>) {
-        let _queue = lock(&self.lane.queue);
-        self.streams.retain(|known| {
-            let is_other = !Arc::ptr_eq(known, stream);
-            if !is_other {
-                known.troubled_count.fetch_sub(1, Ordering::Relaxed);
-            }
-            is_other
-        });
-        self.lane.changed.notify_one();
-    }
-}
-
-impl Drop for Troubled<'_> {
-    fn drop(&mut self) {
-        let mut queue = lock(&self.lane.queue);
-        queue.troubled -= 1;
-        for stream in &self.streams {
-            stream.troubled_count.fetch_sub(1, Ordering::Relaxed);
-        }
-        drop(queue);
-        self.lane.changed.notify_one();
     }
 }
 
@@ -651,10 +529,13 @@ mod tests {
             topic_id: "t".into(),
         };
         let credentials = CredentialRef::Named("default".into());
+        let timeout = Duration::from_secs(1);
         Lane::new(
             LaneKey {
                 target,
                 credentials,
+                timeout,
+                attempts_max: 0,
             },
             LIMITS,
             Share::new(Arc::new(Budget::new(LIMITS.buffer_bytes_max))),
@@ -668,10 +549,6 @@ mod tests {
             context_id,
             source,
             Vec::new(),
-            Attempts {
-                timeout: Duration::from_secs(1),
-                count_max: 0,
-            },
             Arc::clone(outbox),
         ))
     }
@@ -742,43 +619,6 @@ mod tests {
             panic!()
         };
         assert_eq!(groups.len(), CLS_GROUPS_MAX);
-    }
-
-    /// Batches that wait after a failure hold no slot. Once they are many, streams that they hold nothing of
-    /// are the only ones that go on.
-    #[tokio::test(start_paused = true)]
-    async fn batches_in_trouble_leave_the_lane_to_the_other_streams() {
-        let (lane, outbox) = (lane(), Arc::default());
-        let (start, streams) = (Instant::now(), [1, 2].map(|number| stream(number, &outbox)));
-        let [a, b] = streams
-            .each_ref()
-            .map(|stream| lane.join(Arc::clone(stream)));
-        let late = start + LIMITS.linger;
-        let mut in_trouble = Vec::new();
-        for offset in 1..=2 {
-            lane.push(a, run(offset, 10), start);
-            assert_eq!(word(&lane.next(late, 1)), "batch");
-            assert_eq!(
-                word(&lane.next(late, 1)),
-                "wait",
-                "nothing is there, or no slot"
-            );
-            let troubled = lane.note_trouble(vec![Arc::clone(&streams[0])]);
-            in_trouble.push((troubled, lane.pause()));
-        }
-        lane.push(a, run(3, 2_000), start);
-        assert_eq!(word(&lane.next(late, 1)), "wait", "its stream is left out");
-        lane.push(b, run(1, 10), start);
-        let Next::Batch(groups) = lane.next(late, 1) else {
-            panic!()
-        };
-        assert_eq!(groups.len(), 1);
-        assert_eq!(groups[0].receipt.stream().number, 2);
-        lane.release();
-        in_trouble[0].0.let_go(&streams[0]);
-        in_trouble.pop();
-        lane.release();
-        assert_eq!(word(&lane.next(late, 1)), "batch", "one is delivered");
     }
 
     #[tokio::test(start_paused = true)]
@@ -854,7 +694,6 @@ mod tests {
             lane.close();
             let (mut taken, mut group_count) = (vec![0_u64; 15], vec![0_u64; 15]);
             while let Next::Batch(groups) = lane.next(now, usize::MAX) {
-                lane.release();
                 prop_assert!(!groups.is_empty() && groups.len() <= CLS_GROUPS_MAX);
                 let runs = || groups.iter().flat_map(|group| &group.runs);
                 prop_assert!(runs().map(|run| run.logs.len()).sum::<usize>() <= LIMITS.batch_bytes_max);

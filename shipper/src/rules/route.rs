@@ -14,7 +14,7 @@ use crate::cls::endpoint::Endpoint;
 use crate::cls::request::Target;
 use crate::config::{Config, Defaults};
 use crate::keys::store::{CredentialRef, CredentialStore};
-use crate::lane::queue::{Attempts, LaneKey};
+use crate::lane::queue::LaneKey;
 
 /// Bound of one request, where a container sets none.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
@@ -46,17 +46,6 @@ impl Warned {
     }
 }
 
-/// What a container's options come to.
-#[derive(Debug)]
-pub struct Route {
-    /// The checked options.
-    pub opts: LogOpts,
-    /// Its lane.
-    pub key: LaneKey,
-    /// How its records are sent.
-    pub attempts: Attempts,
-}
-
 /// Resolves options.
 #[derive(Debug)]
 pub struct Router {
@@ -75,11 +64,14 @@ impl Router {
         }
     }
 
-    /// Returns where a container's options lead.
+    /// Returns the checked options and their lane.
     ///
     /// # Errors
     /// One sentence for each fault: the option, its value, the rule.
-    pub fn route(&self, log_opts: &HashMap<String, String>) -> Result<Route, Vec<String>> {
+    pub fn route(
+        &self,
+        log_opts: &HashMap<String, String>,
+    ) -> Result<(LogOpts, LaneKey), Vec<String>> {
         let opts = LogOpts::parse(log_opts).map_err(|error| error.faults)?;
         let mut faults = Vec::new();
         let endpoint = self.endpoint(&opts, &mut faults);
@@ -108,20 +100,14 @@ impl Router {
                 let key = LaneKey {
                     target: Target { endpoint, topic_id },
                     credentials,
-                };
-                let attempts = Attempts {
                     timeout: opts.timeout.unwrap_or(TIMEOUT_DEFAULT),
                     // The first attempt is no retry; endless stays endless.
-                    count_max: opts
+                    attempts_max: opts
                         .retries
                         .filter(|count| *count > 0)
                         .map_or(0, |count| count.saturating_add(1)),
                 };
-                Ok(Route {
-                    opts,
-                    key,
-                    attempts,
-                })
+                Ok((opts, key))
             }
             _ => Err(faults),
         }

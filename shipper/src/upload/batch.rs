@@ -4,11 +4,7 @@
 //! taken anew for each attempt. What an operator must repair holds the lane, whose streams then get
 //! no more credit, and their bytes wait in the journals of their hosts; another key ends the wait at
 //! once. What CLS refuses for its size or content is halved until the record at fault is alone, and
-//! that one goes to the dead-letter store. What fails for no reason that CLS names while other batches pass
-//! (see [`trouble`](crate::upload::trouble)) is halved as well, and the record at fault waits aside: it is
-//! tried again from time to time, and nobody but its own container waits for it. So does a dead letter
-//! where there is no store, or a full one.
-//!
+//! that one goes to the dead-letter store; where there is no store, or it is full, the lane holds.
 //! How many requests a lane has in flight adapts to what CLS answers, and how fast (see
 //! [`concurrency`](crate::upload::concurrency)); after an outage the first batch that gets through wakes the
 //! others.
@@ -18,7 +14,6 @@
 //! in an outage pile up neither memory nor copies. A repeat leaves out the groups of streams that
 //! have left.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,15 +29,14 @@ use crate::cls::credentials::Credentials;
 use crate::cls::disposition::{Disposition, Outcome, disposition};
 use crate::cls::request::{Body, Upload};
 use crate::keys::store::{CredentialRef, CredentialStore};
-use crate::lane::queue::{Group, Lane, Stream, Troubled};
+use crate::lane::queue::{Group, Lane};
 use crate::send::client::Cloud;
 use crate::show::metrics::Metrics;
 use crate::upload::concurrency::Ended;
 use crate::upload::cut::{Part, Sent};
 use crate::upload::letters::{DeadLetters, Reason};
-use crate::upload::pace::{Hold, Pace, Probe};
+use crate::upload::pace::Pace;
 use crate::upload::report::{reason, report};
-use crate::upload::trouble::{Blame, Next, Trouble};
 use crate::upload::wire::Wire;
 
 /// The first delay after a failure, before jitter.
@@ -76,75 +70,28 @@ pub struct Uploader {
     pub metrics: Arc<Metrics>,
 }
 
-/// A part of a batch, and the attempts to send it so far.
-struct Sending<'a> {
-    part: Part,
-    retry: Retry,
-    is_aside: bool,
-    /// Its place on the wire, if it has kept one.
-    hold: Option<Hold<'a>>,
-}
-
-/// A batch on its way.
-struct Batch<'a> {
-    /// Its groups; those that are acknowledged are no longer there.
-    sent: Vec<Option<Sent>>,
-    /// What is sent next, one after the other.
-    ahead: VecDeque<Sending<'a>>,
-    /// Records at fault, and what no dead-letter store takes.
-    aside: VecDeque<Sending<'a>>,
-    trouble: Trouble,
-    /// Once it has failed.
-    troubled: Option<Troubled<'a>>,
-    probe: Option<Probe<'a>>,
-}
-
-/// What becomes of a part after an attempt.
-enum Then<'a> {
-    /// It is delivered, buried, or nobody's.
-    Done,
-    /// It is sent again, or two halves in its place.
-    Again(Vec<Sending<'a>>, Option<Wait>),
-    /// The others of its batch come first.
-    Behind(Sending<'a>, Wait),
-    /// It waits aside.
-    Aside(Sending<'a>),
+/// How the attempts to send a part ended.
+enum End {
+    Delivered,
+    /// All its streams have left.
+    Gone,
+    /// CLS will not take it as it is, but maybe a half of it.
+    Refused(Reason),
+    /// The container's own limit of attempts is reached.
+    GivenUp(Reason),
 }
 
 /// How one attempt ended, and with which credentials; those are `None` if there are none.
 struct Attempt {
     outcome: Option<Outcome>,
     credentials: Option<Arc<Credentials>>,
-    /// Whose trouble it is that it failed, if it tells.
-    blame: Option<Blame>,
-}
-
-/// An attempt that is to be repeated.
-struct Failed {
-    outcome: Outcome,
-    asked: Disposition,
-    /// Keys that were refused.
-    refused: Option<Arc<Credentials>>,
-    blame: Option<Blame>,
 }
 
 /// What ends the time between two attempts, besides the news that CLS is well again.
-struct Wait {
+struct Wait<'a> {
     delay: Duration,
     /// Whether other credentials end it, and other than which: than none if there were none.
-    other_than: Option<Option<Arc<Credentials>>>,
-    holds: Holds,
-}
-
-/// What a batch keeps others from while it waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Holds {
-    /// Nothing: whether others pass is to be seen.
-    Nothing,
-    /// A slot: what is wrong is wrong for all of the lane.
-    Slot,
-    /// A slot and its place on the wire: CLS takes no more.
-    Place,
+    other_than: Option<Option<&'a Credentials>>,
 }
 
 /// The attempts of one part so far.
@@ -169,14 +116,6 @@ impl Retry {
         }
     }
 
-    /// Returns the state for a half, which has had no attempt.
-    fn again(&self) -> Self {
-        Self {
-            backoff: self.backoff.clone(),
-            ..Self::new(0)
-        }
-    }
-
     /// Counts a failure. Returns how long to wait before the next attempt at most.
     fn failed(&mut self, asked: Disposition) -> Duration {
         self.attempt_count = self.attempt_count.saturating_add(1);
@@ -195,330 +134,97 @@ impl Retry {
     }
 }
 
-impl<'a> Batch<'a> {
-    /// Returns how many parts of it are not delivered, one being on its way.
-    fn part_count(&self) -> usize {
-        self.ahead.len() + self.aside.len() + 1
-    }
-
-    fn streams<'s>(&'s self, part: &'s Part) -> impl Iterator<Item = &'s Arc<Stream>> {
-        let sent = part.groups.iter().filter_map(|group| self.sent.get(*group));
-        sent.flatten().map(|sent| sent.receipt.stream())
-    }
-
-    /// Counts the batch as one that has failed, if it is not yet.
-    fn note_trouble(&mut self, lane: &'a Lane) {
-        let streams = || self.sent.iter().flatten().map(|sent| sent.receipt.stream());
-        self.troubled
-            .get_or_insert_with(|| lane.note_trouble(streams().map(Arc::clone).collect()));
-    }
-
-    /// Acknowledges the groups of which nothing is left.
-    fn acknowledge(&mut self) {
-        let parts = || self.ahead.iter().chain(&self.aside);
-        let is_left = |group: usize| parts().any(|sending| sending.part.groups.contains(&group));
-        let done: Vec<usize> = (0..self.sent.len())
-            .filter(|group| !is_left(*group))
-            .collect();
-        for group in done {
-            if let Some(sent) = self.sent.get_mut(group).and_then(Option::take) {
-                if let Some(troubled) = &mut self.troubled {
-                    troubled.let_go(sent.receipt.stream());
-                }
-                sent.receipt.complete(sent.dead_entries);
-            }
-        }
-    }
-
-    /// Counts a failure of a part. Returns whose it is.
-    fn fail(&mut self, part: &Part, pace: &'a Pace) -> Blame {
-        let blame = self.trouble.fail(pace.delivered_count());
-        // Who has nothing to cut leaves it to the others.
-        let may_probe = blame == Blame::Lane && part.log_count > 1 && self.trouble.may_probe();
-        self.probe = match may_probe {
-            true => self.probe.take().or_else(|| pace.probe()),
-            false => None,
-        };
-        blame
-    }
-}
-
 impl Uploader {
-    pub(super) async fn deliver<'a>(&self, lane: &'a Lane, groups: Vec<Group>, pace: &'a Pace) {
-        let (whole, sent) = self.encode(groups);
-        let mut batch = Batch {
-            sent,
-            ahead: VecDeque::from([self.begin(whole)]),
-            aside: VecDeque::new(),
-            trouble: Trouble::default(),
-            troubled: None,
-            probe: None,
-        };
-        while let Some(sending) = batch.ahead.pop_front() {
-            match self.send(lane, sending, &mut batch, pace).await {
-                Then::Done => {}
-                Then::Again(mut parts, wait) => {
-                    if let (Some(wait), Some(first)) = (wait, parts.first_mut()) {
-                        first.hold = self.wait(lane, pace, wait, &mut first.retry).await;
+    pub(super) async fn deliver(&self, lane: &Lane, groups: Vec<Group>, pace: &Pace) {
+        let (whole, mut sent) = self.encode(groups);
+        let mut parts = vec![whole];
+        while let Some(mut part) = parts.pop() {
+            let ended = self.deliver_part(lane, &mut part, &sent, pace);
+            let reason = match ended.await {
+                End::Delivered | End::Gone => continue,
+                End::Refused(reason) => {
+                    if let Some([first, second]) = self.cut(&part) {
+                        parts.extend([second, first]);
+                        continue;
                     }
-                    parts
-                        .into_iter()
-                        .rev()
-                        .for_each(|part| batch.ahead.push_front(part));
+                    reason
                 }
-                Then::Behind(mut sending, wait) => {
-                    sending.hold = self.wait(lane, pace, wait, &mut sending.retry).await;
-                    batch.ahead.push_back(sending);
-                }
-                Then::Aside(sending) => batch.aside.push_back(sending),
-            }
-            batch.acknowledge();
-        }
-        batch.probe = None;
-        if !batch.aside.is_empty() {
-            self.deliver_aside(lane, &mut batch, pace).await;
-        }
-    }
-
-    /// Tries what is aside from time to time, without a slot of the lane.
-    async fn deliver_aside<'a>(&self, lane: &'a Lane, batch: &mut Batch<'a>, pace: &'a Pace) {
-        let _pause = lane.pause();
-        let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP, self.clock.seed());
-        let mut delay = backoff.next_delay();
-        while let Some(sending) = batch.aside.pop_front() {
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                () = pace.recovered() => {}
-            }
-            let _turn = pace.turn_aside().await;
-            match self.send(lane, sending, batch, pace).await {
-                // What was wrong may be repaired for all of them.
-                Then::Done => {
-                    backoff.reset();
-                    delay = Duration::ZERO;
-                    batch.acknowledge();
-                    continue;
-                }
-                Then::Again(parts, _) => batch.aside.extend(parts),
-                Then::Behind(sending, _) | Then::Aside(sending) => batch.aside.push_back(sending),
-            }
-            delay = backoff.next_delay();
-            batch.acknowledge();
-        }
-    }
-
-    fn begin<'a>(&self, part: Part) -> Sending<'a> {
-        Sending {
-            part,
-            retry: Retry::new(self.clock.seed()),
-            is_aside: false,
-            hold: None,
-        }
-    }
-
-    /// Sends a part once, if anybody still waits for it.
-    async fn send<'a>(
-        &self,
-        lane: &'a Lane,
-        mut sending: Sending<'a>,
-        batch: &mut Batch<'a>,
-        pace: &'a Pace,
-    ) -> Then<'a> {
-        self.take_out(&mut sending.part, &batch.sent, Stream::has_left);
-        if sending.part.groups.is_empty() {
-            return Then::Done;
-        }
-        let Attempt {
-            outcome,
-            credentials,
-            blame,
-        } = self.attempt(lane, &mut sending, batch, pace).await;
-        let Some(outcome) = outcome else {
-            let wait = Wait {
-                delay: sending.retry.backoff.next_delay(),
-                other_than: Some(None),
-                holds: Holds::Slot,
+                End::GivenUp(reason) => reason,
             };
-            return Then::Again(vec![sending], Some(wait));
-        };
-        let asked = disposition(&outcome);
-        let topic_id = lane.key().target.topic_id.as_str();
-        self.metrics.count_request(topic_id, asked);
-        match asked {
-            Disposition::Delivered => {
-                self.count_delivery(lane, &sending.part, sending.retry.attempt_count);
-                Then::Done
+            if !self.bury(reason, &part, &mut sent).await {
+                tokio::time::sleep(BACKOFF_CAP).await;
+                parts.push(part);
             }
-            Disposition::Split | Disposition::Bisect => {
-                if let Some(halves) = self.cut(&sending.part) {
-                    return Then::Again(halves.map(|half| self.begin(half)).into(), None);
-                }
-                batch.note_trouble(lane);
-                let reason = reason(lane, outcome, asked);
-                match self.bury(reason, &sending.part, &mut batch.sent).await {
-                    true => Then::Done,
-                    false => Then::Aside(sending),
-                }
+        }
+        for sent in sent {
+            sent.receipt.complete(sent.dead_entries);
+        }
+    }
+
+    /// Sends a part until CLS takes it or refuses it for good.
+    async fn deliver_part(&self, lane: &Lane, part: &mut Part, sent: &[Sent], pace: &Pace) -> End {
+        let mut retry = Retry::new(self.clock.seed());
+        loop {
+            self.leave_out_gone(part, sent);
+            if part.groups.is_empty() {
+                return End::Gone;
             }
-            Disposition::Retry { .. }
-            | Disposition::RetryWithNewCredentials
-            | Disposition::Hold => {
-                let refused = credentials.filter(|_| !matches!(asked, Disposition::Retry { .. }));
-                let failed = Failed {
-                    outcome,
-                    asked,
-                    refused,
-                    blame,
+            let Attempt {
+                outcome,
+                credentials,
+            } = self.attempt(lane, part, pace).await;
+            let Some(outcome) = outcome else {
+                let wait = Wait {
+                    delay: retry.backoff.next_delay(),
+                    other_than: Some(None),
                 };
-                self.fail(lane, failed, sending, batch).await
-            }
-        }
-    }
-
-    async fn fail<'a>(
-        &self,
-        lane: &'a Lane,
-        failed: Failed,
-        mut sending: Sending<'a>,
-        batch: &mut Batch<'a>,
-    ) -> Then<'a> {
-        sending.part.may_be_stored |= may_be_stored(&failed.outcome);
-        if failed.blame == Some(Blame::Batch) && batch.trouble.is_first_of_its_own() {
-            sending.retry.backoff.reset();
-        }
-        let Failed { outcome, asked, .. } = &failed;
-        let delay = sending.retry.failed(*asked);
-        let attempts = sending.retry.attempt_count;
-        report(lane, outcome, *asked, attempts, delay, self.clock.unix_s());
-        let blame = failed.blame;
-        let wait = Wait {
-            delay,
-            other_than: failed.refused.clone().map(Some),
-            holds: match (blame, asked) {
-                (Some(_), _) => Holds::Nothing,
-                (None, Disposition::Retry { .. }) => Holds::Place,
-                (None, _) => Holds::Slot,
-            },
-        };
-        if blame.is_some() {
-            batch.note_trouble(lane);
-        }
-        self.give_up(lane, failed, &mut sending, batch).await;
-        match blame {
-            _ if sending.part.groups.is_empty() => Then::Done,
-            Some(_) => self.after_failure(lane, sending, wait, batch),
-            None => Then::Again(vec![sending], Some(wait)),
-        }
-    }
-
-    /// Buries what has had as many attempts as its containers allow.
-    async fn give_up(
-        &self,
-        lane: &Lane,
-        failed: Failed,
-        sending: &mut Sending<'_>,
-        batch: &mut Batch<'_>,
-    ) {
-        let attempts = sending.retry.attempt_count;
-        let is_over = |stream: &Stream| (1..=attempts).contains(&stream.attempts.count_max);
-        let Some(part) = self.take_out(&mut sending.part, &batch.sent, is_over) else {
-            return;
-        };
-        let reason = reason(lane, failed.outcome, failed.asked);
-        if !self.bury(reason, &part, &mut batch.sent).await {
-            let retry = Retry {
-                attempt_count: attempts,
-                ..Retry::new(self.clock.seed())
+                self.wait(lane, pace, wait, &mut retry).await;
+                continue;
             };
-            batch.aside.push_back(Sending {
-                part,
-                retry,
-                is_aside: true,
-                hold: None,
-            });
+            let asked = disposition(&outcome);
+            let topic_id = lane.key().target.topic_id.as_str();
+            self.metrics.count_request(topic_id, asked);
+            if matches!(asked, Disposition::Split | Disposition::Bisect) {
+                return End::Refused(reason(lane, outcome, asked));
+            }
+            if asked == Disposition::Delivered {
+                self.count_delivery(lane, part, retry.attempt_count);
+                return End::Delivered;
+            }
+            let delay = retry.failed(asked);
+            let attempts = retry.attempt_count;
+            report(lane, &outcome, asked, attempts, delay, self.clock.unix_s());
+            let attempts_max = lane.key().attempts_max;
+            if attempts_max > 0 && attempts >= attempts_max {
+                return End::GivenUp(reason(lane, outcome, asked));
+            }
+            let refused = credentials.filter(|_| !matches!(asked, Disposition::Retry { .. }));
+            let wait = Wait {
+                delay,
+                other_than: refused.as_deref().map(Some),
+            };
+            self.wait(lane, pace, wait, &mut retry).await;
         }
     }
 
-    fn after_failure<'a>(
-        &self,
-        lane: &Lane,
-        sending: Sending<'a>,
-        wait: Wait,
-        batch: &Batch<'_>,
-    ) -> Then<'a> {
-        let part = &sending.part;
-        let (group_count, part_count) = (part.groups.len(), batch.part_count());
-        let next = batch
-            .trouble
-            .next(group_count, part_count, batch.probe.is_some());
-        match next {
-            Next::Repeat => Then::Again(vec![sending], Some(wait)),
-            Next::Behind => Then::Behind(sending, wait),
-            Next::Cut => match self.cut(part) {
-                Some(halves) => {
-                    // As long as nothing gets through, the halves are not sent any faster.
-                    let is_blind = batch.trouble.is_blind();
-                    let halves = halves.map(|part| Sending {
-                        retry: match is_blind {
-                            true => sending.retry.again(),
-                            false => Retry::new(self.clock.seed()),
-                        },
-                        part,
-                        is_aside: false,
-                        hold: None,
-                    });
-                    Then::Again(halves.into(), Some(wait).filter(|_| is_blind))
-                }
-                // Only what passes tells a record at fault from a CLS that is down.
-                None if batch.trouble.is_blind() => Then::Behind(sending, wait),
-                None if sending.is_aside => Then::Aside(sending),
-                None => {
-                    let host = batch.streams(part).next().map(|stream| &stream.source);
-                    error!(
-                        topic_id = lane.key().target.topic_id,
-                        host,
-                        "a record fails again and again while others pass: it is set aside, and tried \
-                         from time to time; its container is acknowledged no further"
-                    );
-                    Then::Aside(Sending {
-                        is_aside: true,
-                        ..sending
-                    })
-                }
-            },
-        }
-    }
-
-    /// Waits before the next attempt. Returns the place that was held for it.
-    async fn wait<'a>(
-        &self,
-        lane: &Lane,
-        pace: &'a Pace,
-        wait: Wait,
-        retry: &mut Retry,
-    ) -> Option<Hold<'a>> {
+    /// Waits before the next attempt.
+    async fn wait(&self, lane: &Lane, pace: &Pace, wait: Wait<'_>, retry: &mut Retry) {
         let other_credentials = async {
-            match &wait.other_than {
+            match wait.other_than {
                 Some(refused) => {
                     let wanted = &lane.key().credentials;
-                    self.credentials.replaced(wanted, refused.as_deref()).await;
+                    self.credentials.replaced(wanted, refused).await;
                 }
                 None => std::future::pending().await,
             }
         };
-        let _pause = (wait.holds == Holds::Nothing).then(|| lane.pause());
-        let hold = (wait.holds == Holds::Place).then(|| pace.hold());
         let may_be_woken = !std::mem::take(&mut retry.was_woken);
         tokio::select! {
             () = tokio::time::sleep(wait.delay) => {}
             // CLS may need a moment to know new ones: it is not kept waiting for long.
             () = other_credentials => retry.backoff.reset(),
-            () = pace.recovered(), if may_be_woken => {
-                retry.was_woken = true;
-                retry.backoff.reset();
-            }
+            () = pace.recovered(), if may_be_woken => retry.was_woken = true,
         }
-        hold
     }
 
     fn count_delivery(&self, lane: &Lane, part: &Part, failures: u32) {
@@ -542,7 +248,7 @@ impl Uploader {
     }
 
     /// Puts a part into the dead-letter store; returns whether it is there.
-    async fn bury(&self, reason: Reason, part: &Part, sent: &mut [Option<Sent>]) -> bool {
+    async fn bury(&self, reason: Reason, part: &Part, sent: &mut [Sent]) -> bool {
         let Some(store) = self.dead_letters.clone() else {
             error!(
                 topic_id = reason.topic_id,
@@ -557,8 +263,8 @@ impl Uploader {
         let now_ms = self.clock.unix_ms();
         let why = reason.clone();
         let tenant = |group: &usize| {
-            let sent = sent.get(*group).and_then(Option::as_ref);
-            sent.map(|sent| sent.receipt.stream().tenant.clone())
+            sent.get(*group)
+                .map(|sent| sent.receipt.stream().tenant.clone())
         };
         let tenants: Vec<String> = part.groups.iter().filter_map(tenant).collect();
         let stored = move || store.store(&reason, &list, &tenants, now_ms);
@@ -585,7 +291,7 @@ impl Uploader {
         );
         self.metrics.dead_letters.inc_by(part.log_count as u64);
         for (group, log_count) in part.groups.iter().zip(log_counts) {
-            if let Some(sent) = sent.get_mut(*group).and_then(Option::as_mut) {
+            if let Some(sent) = sent.get_mut(*group) {
                 sent.dead_entries += sent.entries(part.first_log..part.first_log + log_count);
             }
         }
@@ -593,14 +299,7 @@ impl Uploader {
     }
 
     /// Sends a part once, if there are credentials to sign with, when the lane has room for it.
-    async fn attempt<'a>(
-        &self,
-        lane: &Lane,
-        sending: &mut Sending<'a>,
-        batch: &mut Batch<'a>,
-        pace: &'a Pace,
-    ) -> Attempt {
-        let part = &sending.part;
+    async fn attempt(&self, lane: &Lane, part: &Part, pace: &Pace) -> Attempt {
         let key = lane.key();
         // Before there is a place on the wire: who fetches keys keeps none from using it.
         let endpoint = &key.target.endpoint;
@@ -615,54 +314,28 @@ impl Uploader {
                 return Attempt {
                     outcome: None,
                     credentials: None,
-                    blame: None,
                 };
             }
         };
-        let place = pace.place(sending.hold.take()).await;
+        let place = pace.place().await;
         let is_own = matches!(key.credentials, CredentialRef::Own(_));
         let _on_wire = self.wire.place(is_own).await;
-        let timeouts = batch.streams(part).map(|stream| stream.attempts.timeout);
         let upload = Upload {
             target: &key.target,
             credentials: &credentials,
             body: &part.body,
-            timeout: timeouts.min().unwrap_or_default(),
+            timeout: key.timeout,
             now_s: self.clock.unix_s(),
         };
         let outcome = self.cloud.upload(upload).await;
-        let blame = may_be_own(&outcome).then(|| batch.fail(part, pace));
-        place.end(match blame {
-            Some(Blame::Batch) => Ended::Otherwise,
-            _ => ended(&outcome, &part.body),
-        });
+        place.end(ended(&outcome, &part.body));
         if outcome.is_refusal_of_keys() {
             self.credentials.forget(&key.credentials, &credentials);
         }
         Attempt {
             outcome: Some(outcome),
             credentials: Some(credentials),
-            blame,
         }
-    }
-}
-
-/// Returns whether a failure can be that of one batch alone. Keys and quotas are those of the lane.
-fn may_be_own(outcome: &Outcome) -> bool {
-    match (disposition(outcome), outcome) {
-        (Disposition::Retry { .. }, Outcome::Answer(answer)) => !answer.is_over_quota(),
-        (Disposition::Hold, outcome) => matches!(outcome, Outcome::Answer(_)),
-        (asked, _) => matches!(asked, Disposition::Retry { .. }),
-    }
-}
-
-/// Returns whether CLS may have stored a batch, or some of it, that it has not taken.
-fn may_be_stored(outcome: &Outcome) -> bool {
-    match outcome {
-        Outcome::Timeout | Outcome::Transport(_) => true,
-        // Shards of a topic are filled one after the other.
-        Outcome::Answer(answer) => answer.is_over_quota(),
-        Outcome::Unsendable(_) => false,
     }
 }
 

@@ -40,9 +40,6 @@ pub struct Concurrency {
     limit_max: usize,
     limit: usize,
     on_wire: usize,
-    /// Places that are kept free.
-    held: usize,
-    delivered_count: u64,
     /// Number of decreases.
     epoch: u64,
     /// Requests on the wire that were sent before the last decrease. While there are any, nothing is
@@ -83,7 +80,7 @@ pub enum Ended {
     Unavailable,
     /// CLS refuses, whatever the load.
     Refused,
-    /// In a way that says nothing about CLS, as what is wrong with one batch.
+    /// In a way that says nothing about CLS.
     Otherwise,
 }
 
@@ -116,8 +113,6 @@ impl Concurrency {
             limit_max,
             limit: LIMIT_START.min(limit_max),
             on_wire: 0,
-            held: 0,
-            delivered_count: 0,
             epoch: 0,
             stale_count: 0,
             is_starting: true,
@@ -134,24 +129,9 @@ impl Concurrency {
         self.limit
     }
 
-    /// Returns how many requests CLS has taken.
-    pub fn delivered_count(&self) -> u64 {
-        self.delivered_count
-    }
-
     /// Returns whether another request may start.
     pub fn has_room(&self) -> bool {
-        self.on_wire + self.held < self.limit
-    }
-
-    /// Keeps a place free, until [`let_go`](Self::let_go).
-    pub fn hold(&mut self) {
-        self.held += 1;
-    }
-
-    /// Gives a place back that was kept free.
-    pub fn let_go(&mut self) {
-        self.held -= 1;
+        self.on_wire < self.limit
     }
 
     /// Counts a request as on the wire; `None` if the limit is reached.
@@ -185,7 +165,6 @@ impl Concurrency {
         }
         match ended {
             Ended::Delivered { bytes } => {
-                self.delivered_count += 1;
                 if is_current && self.stale_count == 0 {
                     self.count(&request, bytes, now);
                 }

@@ -9,7 +9,7 @@ use prost::Message as _;
 use crate::cls::body::LogGroupList;
 use crate::cls::encode::{GroupHead, append_group};
 use crate::cls::request::Body;
-use crate::lane::queue::{Group, Receipt, Stream, new_context_id};
+use crate::lane::queue::{Group, Receipt, new_context_id};
 use crate::upload::batch::Uploader;
 
 /// A batch, or what is left of it after cuts: one request.
@@ -22,8 +22,6 @@ pub(super) struct Part {
     pub(super) groups: Vec<usize>,
     /// Index of its first log in its group, if it is a part of a single one; else 0.
     pub(super) first_log: usize,
-    /// Whether CLS may have it, or some of it, although it has not said so.
-    pub(super) may_be_stored: bool,
 }
 
 /// What remains of a group once it is encoded.
@@ -49,7 +47,7 @@ impl Sent {
 }
 
 impl Uploader {
-    pub(super) fn encode(&self, groups: Vec<Group>) -> (Part, Vec<Option<Sent>>) {
+    pub(super) fn encode(&self, groups: Vec<Group>) -> (Part, Vec<Sent>) {
         let mut body = self.buffers.take();
         for group in &groups {
             let head = GroupHead {
@@ -71,67 +69,50 @@ impl Uploader {
             body: self.compress(&body),
             groups: (0..sent.len()).collect(),
             first_log: 0,
-            may_be_stored: false,
         };
         self.buffers.give(body);
-        (part, sent.into_iter().map(Some).collect())
+        (part, sent)
     }
 
-    /// Takes the groups of some streams out of a part, as another one; `None` if there are none.
-    pub(super) fn take_out(
-        &self,
-        part: &mut Part,
-        sent: &[Option<Sent>],
-        is_wanted: impl Fn(&Stream) -> bool,
-    ) -> Option<Part> {
-        let is_out = |group: &usize| {
-            let sent = sent.get(*group).and_then(Option::as_ref);
-            sent.is_none_or(|sent| is_wanted(sent.receipt.stream()))
+    /// Takes the groups of streams that have left out of a part.
+    pub(super) fn leave_out_gone(&self, part: &mut Part, sent: &[Sent]) {
+        let is_gone = |group: &usize| {
+            sent.get(*group)
+                .is_none_or(|sent| sent.receipt.stream().has_left())
         };
-        if !part.groups.iter().any(is_out) {
-            return None;
+        let gone: Vec<bool> = part.groups.iter().map(is_gone).collect();
+        if !gone.contains(&true) {
+            return;
         }
-        let groups = part.groups.iter().copied().zip(self.open(part).groups);
-        let (out, rest): (Vec<_>, Vec<_>) = groups.partition(|(group, _)| is_out(group));
-        let [out, rest] = [out, rest].map(|groups| {
-            let (groups, list): (Vec<_>, Vec<_>) = groups.into_iter().unzip();
-            // One that begins inside a group has no other one.
-            self.part(groups, &LogGroupList { groups: list }, part)
-        });
-        *part = rest;
-        Some(out)
-    }
-
-    /// Makes a part of some of the groups of another one, with as much of them.
-    fn part(&self, groups: Vec<usize>, list: &LogGroupList, whole: &Part) -> Part {
+        let mut list = self.open(part);
+        let mut of_groups = gone.iter();
+        list.groups.retain(|_| of_groups.next() == Some(&false));
+        let mut of_groups = gone.iter();
+        part.groups.retain(|_| of_groups.next() == Some(&false));
         let body = list.encode_to_vec();
-        Part {
-            bytes: body.len(),
-            log_count: list.groups.iter().map(|group| group.logs.len()).sum(),
-            body: self.compress(&body),
-            groups,
-            ..*whole
-        }
+        part.bytes = body.len();
+        part.log_count = list.groups.iter().map(|group| group.logs.len()).sum();
+        part.body = self.compress(&body);
     }
 
     /// Cuts a part in two; `None` for a single log.
     pub(super) fn cut(&self, part: &Part) -> Option<[Part; 2]> {
-        let is_inside = part.groups.len() == 1;
-        let list = self.open(part);
-        let halves = list.halves(&new_context_id(), part.may_be_stored)?;
+        let halves = self.open(part).halves(&new_context_id())?;
         let (mut groups, mut first_log) = (part.groups.as_slice(), part.first_log);
-        Some(halves.map(|list| {
-            let of_half = groups.get(..list.groups.len()).unwrap_or_default();
+        Some(halves.map(|half| {
+            let body = half.encode_to_vec();
+            let half_groups = groups.get(..half.groups.len()).unwrap_or_default();
             let half = Part {
+                bytes: body.len(),
+                log_count: half.groups.iter().map(|group| group.logs.len()).sum(),
+                body: self.compress(&body),
+                groups: half_groups.to_vec(),
                 first_log,
-                // Those of a single group have new ids, if they need them.
-                may_be_stored: part.may_be_stored && !is_inside,
-                ..self.part(of_half.to_vec(), &list, part)
             };
             // The halves of a single group both belong to it.
-            match is_inside {
-                true => first_log += half.log_count,
-                false => groups = groups.get(list.groups.len()..).unwrap_or_default(),
+            match part.groups.len() {
+                1 => first_log += half.log_count,
+                _ => groups = groups.get(half.groups.len()..).unwrap_or_default(),
             }
             half
         }))

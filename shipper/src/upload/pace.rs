@@ -1,7 +1,6 @@
 //! The pace of a lane: its requests wait here for a place on the wire, and after a failure for the
-//! news that CLS is well again. Those of batches aside take turns, so that they hold one place at most.
+//! news that CLS is well again.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -15,34 +14,6 @@ pub struct Pace {
     concurrency: Mutex<Concurrency>,
     has_room: Notify,
     has_recovered: Notify,
-    aside: tokio::sync::Mutex<()>,
-    has_probe: AtomicBool,
-}
-
-/// The right to be the one batch of a lane that probes.
-#[derive(Debug)]
-pub struct Probe<'a>(&'a Pace);
-
-impl Drop for Probe<'_> {
-    fn drop(&mut self) {
-        self.0.has_probe.store(false, Ordering::Relaxed);
-    }
-}
-
-/// A place that stays free while a batch waits, because CLS takes no more. The batch has it afterwards.
-#[derive(Debug)]
-pub struct Hold<'a> {
-    pace: &'a Pace,
-    is_used: bool,
-}
-
-impl Drop for Hold<'_> {
-    fn drop(&mut self) {
-        if !self.is_used {
-            self.pace.lock().let_go();
-            self.pace.has_room.notify_one();
-        }
-    }
 }
 
 /// A request's place on the wire. One that is dropped has ended [`Ended::Otherwise`].
@@ -59,37 +30,7 @@ impl Pace {
             concurrency: Mutex::new(Concurrency::new(concurrency_max)),
             has_room: Notify::new(),
             has_recovered: Notify::new(),
-            aside: tokio::sync::Mutex::new(()),
-            has_probe: AtomicBool::new(false),
         }
-    }
-
-    /// Returns how many requests CLS has taken.
-    pub fn delivered_count(&self) -> u64 {
-        self.lock().delivered_count()
-    }
-
-    /// Keeps a place free until the guard is dropped or used.
-    pub fn hold(&self) -> Hold<'_> {
-        self.lock().hold();
-        Hold {
-            pace: self,
-            is_used: false,
-        }
-    }
-
-    /// Waits for the turn of a batch that is aside, which ends when the guard is dropped.
-    ///
-    /// # Cancel safety
-    /// Who no longer waits loses its place in the line, and nothing else.
-    pub async fn turn_aside(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.aside.lock().await
-    }
-
-    /// Returns the right to probe, if no other batch has it.
-    pub fn probe(&self) -> Option<Probe<'_>> {
-        let had_one = self.has_probe.swap(true, Ordering::Relaxed);
-        (!had_one).then(|| Probe(self))
     }
 
     /// Returns how many requests may be on the wire now.
@@ -97,25 +38,21 @@ impl Pace {
         self.lock().limit()
     }
 
-    /// Waits for a place on the wire. Who has held one comes before the others.
+    /// Waits for a place on the wire.
     ///
     /// # Cancel safety
     /// No place is taken before this returns.
-    pub async fn place(&self, mut hold: Option<Hold<'_>>) -> Place<'_> {
+    pub async fn place(&self) -> Place<'_> {
         loop {
-            if let Some(place) = self.free_place(hold.take()) {
+            if let Some(place) = self.free_place() {
                 return place;
             }
             self.has_room.notified().await;
         }
     }
 
-    fn free_place(&self, hold: Option<Hold<'_>>) -> Option<Place<'_>> {
+    fn free_place(&self) -> Option<Place<'_>> {
         let mut concurrency = self.lock();
-        if let Some(mut hold) = hold {
-            hold.is_used = true;
-            concurrency.let_go();
-        }
         let request = concurrency.start(Instant::now())?;
         // One notice may stand for several places.
         if concurrency.has_room() {
@@ -184,7 +121,7 @@ mod tests {
         for number in 0..20 {
             let pace = Arc::clone(&pace);
             waiting.spawn(async move {
-                let place = pace.place(None).await;
+                let place = pace.place().await;
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 match number % 3 {
                     0 => drop(place),
@@ -201,7 +138,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_success_after_a_failure_ends_the_wait_of_the_others() {
         let pace = Arc::new(Pace::new(4));
-        pace.place(None).await.end(Ended::Unavailable);
+        pace.place().await.end(Ended::Unavailable);
         let mut waiting = JoinSet::new();
         for _ in 0..3 {
             let pace = Arc::clone(&pace);
@@ -209,33 +146,7 @@ mod tests {
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert!(waiting.try_join_next().is_none());
-        pace.place(None).await.end(Ended::Delivered { bytes: 1 });
+        pace.place().await.end(Ended::Delivered { bytes: 1 });
         waiting.join_all().await;
-    }
-
-    /// A quota that is used up is used up for all: who was refused tries first, and alone.
-    #[tokio::test(start_paused = true)]
-    async fn a_held_place_is_that_of_who_holds_it() {
-        let pace = Arc::new(Pace::new(2));
-        pace.place(None).await.end(Ended::Overloaded);
-        let hold = pace.hold();
-        let mut waiting = JoinSet::new();
-        let other = Arc::clone(&pace);
-        waiting.spawn(async move { drop(other.place(None).await) });
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        assert!(
-            waiting.try_join_next().is_none(),
-            "one place, which is held"
-        );
-        let place = pace.place(Some(hold)).await;
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        assert!(
-            waiting.try_join_next().is_none(),
-            "one place, which is used"
-        );
-        drop(place);
-        waiting.join_all().await;
-        drop(pace.hold());
-        drop(pace.place(None).await);
     }
 }

@@ -25,7 +25,7 @@ use crate::cls::request::{Target, Upload};
 use crate::config::{CredentialSource, Upload as Limits};
 use crate::keys::store::{CredentialRef, CredentialStore};
 use crate::lane::outbox::Outbox;
-use crate::lane::queue::{Attempts, Lane, LaneKey, Run, SlotId, Stream, new_context_id};
+use crate::lane::queue::{Lane, LaneKey, Run, SlotId, Stream, new_context_id};
 use crate::lane::receipts::Progress;
 use crate::lane::window::Budget;
 use crate::send::client::Client;
@@ -49,9 +49,7 @@ enum Step {
 /// Logs beyond which a body is too large.
 const LOGS_MAX: usize = 6;
 
-/// Keys of records that CLS takes never, or not as long as a test wants.
 const POISON: &str = "poison";
-const STUCK: &str = "stuck";
 
 /// Topics: that of all streams, but for one that a test watches.
 const BUSY: &str = "busy";
@@ -68,12 +66,6 @@ struct FakeCloud {
     good_key: Mutex<Option<String>>,
     /// A topic whose requests get no answer.
     silent_topic: Mutex<Option<&'static str>>,
-    /// What becomes of bodies with a stuck record.
-    stuck: Mutex<Option<Step>>,
-    /// What is answered to a body with too many logs; 413 if nothing is set.
-    too_large: Mutex<Option<u16>>,
-    /// The groups that were stored, by `contextFlow`.
-    groups: Mutex<BTreeMap<String, Vec<u8>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -120,18 +112,7 @@ impl FakeCloud {
         let list = LogGroupList::decode(upload.body.bytes.as_ref()).unwrap();
         let logs: Vec<&Log> = list.groups.iter().flat_map(|group| &group.logs).collect();
         if logs.len() > LOGS_MAX {
-            return status(lock(&self.too_large).unwrap_or(413), "");
-        }
-        let has_stuck = logs.iter().any(|log| log.contents[0].key == STUCK);
-        let stuck = lock(&self.stuck).filter(|_| has_stuck);
-        match stuck {
-            Some(Step::Status(code)) => return status(code, ""),
-            Some(Step::Reset) => return Outcome::Transport("reset".into()),
-            Some(_) => {
-                tokio::time::sleep(upload.timeout).await;
-                return Outcome::Timeout;
-            }
-            None => {}
+            return status(413, "");
         }
         if logs.iter().any(|log| log.contents[0].key == POISON) {
             return status(400, "InvalidContent");
@@ -139,15 +120,6 @@ impl FakeCloud {
         if topic_id == QUIET {
             let count = logs.len();
             lock(&self.quiet_stored_at).extend(std::iter::repeat_n(Instant::now(), count));
-        }
-        for group in &list.groups {
-            let flow = group.context_flow.clone().unwrap();
-            let bytes = group.encode_to_vec();
-            let known = lock(&self.groups).insert(flow, bytes.clone());
-            assert!(
-                known.is_none_or(|known| known == bytes),
-                "one id for two groups"
-            );
         }
         lock(&self.stored).extend(logs.into_iter().map(unit_of));
         match step {
@@ -169,14 +141,12 @@ struct Unit {
     entries: u64,
     is_filtered: bool,
     is_poison: bool,
-    is_stuck: bool,
 }
 
 const PLAIN: Unit = Unit {
     entries: 1,
     is_filtered: false,
     is_poison: false,
-    is_stuck: false,
 };
 
 /// A container as its driver knows it.
@@ -190,7 +160,6 @@ struct Source {
     acked: Progress,
     outbox: Arc<Outbox>,
     key: LaneKey,
-    attempts: Attempts,
     open: Option<(Arc<Lane>, SlotId)>,
 }
 
@@ -246,10 +215,8 @@ impl World {
                 topic_id: BUSY.into(),
             },
             credentials: CredentialRef::Named("default".into()),
-        };
-        let attempts = Attempts {
             timeout: Duration::from_secs(10),
-            count_max: 0,
+            attempts_max: 0,
         };
         let budget = Arc::new(Budget::new(limits.buffer_bytes_max));
         let source = |index| Source {
@@ -260,7 +227,6 @@ impl World {
             acked: Progress::default(),
             outbox: Arc::default(),
             key: key.clone(),
-            attempts,
             open: None,
         };
         Self {
@@ -295,7 +261,6 @@ impl World {
                 new_context_id(),
                 String::new(),
                 Vec::new(),
-                source.attempts,
                 Arc::clone(&source.outbox),
             );
             source.open = Some(self.lanes.join(&source.key, Arc::new(stream)));
@@ -436,13 +401,7 @@ impl Source {
             }
             progress.offset = self.ends[self.sent];
             progress.delivered_entries += unit.entries;
-            let key = match unit {
-                Unit {
-                    is_poison: true, ..
-                } => POISON,
-                Unit { is_stuck: true, .. } => STUCK,
-                _ => "content",
-            };
+            let key = if unit.is_poison { POISON } else { "content" };
             logs.push(Log {
                 time: 1,
                 contents: vec![Pair {
@@ -479,7 +438,6 @@ fn unit() -> impl Strategy<Value = Unit> {
         entries: if kind < 4 { 1 } else { entries },
         is_filtered: kind < 4,
         is_poison: kind == 4,
-        is_stuck: kind == 5,
     })
 }
 
@@ -524,14 +482,9 @@ fn paused() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-async fn live(
-    steps: Vec<(Step, u64)>,
-    stuck: Option<Step>,
-    events: Vec<Event>,
-) -> Result<(), TestCaseError> {
+async fn live(steps: Vec<(Step, u64)>, events: Vec<Event>) -> Result<(), TestCaseError> {
     let cloud = FakeCloud::default();
     lock(&cloud.steps).extend(steps);
-    *lock(&cloud.stuck) = stuck;
     let mut world = World::new(cloud, STREAMS, fixed());
     for event in events {
         match event {
@@ -549,7 +502,6 @@ async fn live(
         }
         world.follow()?;
     }
-    lock(&world.cloud.stuck).take();
     world.settle().await?;
     for index in 0..STREAMS {
         world.check(index)?;
@@ -570,14 +522,9 @@ proptest! {
     #[test]
     fn every_entry_is_acknowledged_once_and_never_before_its_delivery(
         steps in prop::collection::vec(step(), 0..60),
-        stuck in prop::option::of(prop_oneof![
-            Just(Step::Status(500)),
-            Just(Step::Reset),
-            Just(Step::StoreWithoutAnswer),
-        ]),
         events in prop::collection::vec(event(), 1..40),
     ) {
-        paused().block_on(live(steps, stuck, events))?;
+        paused().block_on(live(steps, events))?;
     }
 }
 
@@ -709,107 +656,4 @@ async fn a_stream_that_opens_while_lanes_close_keeps_no_lane_alive() {
     world.write(0, PLAIN);
     world.settle().await.unwrap();
     assert!(world.tasks.finish(Duration::from_secs(60)).await);
-}
-
-const STUCK_UNIT: Unit = Unit {
-    is_stuck: true,
-    ..PLAIN
-};
-
-/// One container writes a line of which every request fails, whatever it is that fails. The lines of others
-/// arrive as if it were not there, and it waits: neither lost nor put aside for good.
-#[tokio::test(start_paused = true)]
-async fn a_batch_that_always_fails_stops_no_other_container() {
-    for step in [
-        Step::Status(500),
-        Step::Status(403),
-        Step::Reset,
-        Step::StoreWithoutAnswer,
-    ] {
-        let cloud = FakeCloud::default();
-        *lock(&cloud.stuck) = Some(step);
-        let mut world = World::new(cloud, 2, fixed());
-        world.write(0, PLAIN);
-        world.write(0, STUCK_UNIT);
-        world.write(0, PLAIN);
-        world.send(0);
-        for _ in 0..100 {
-            world.write(1, PLAIN);
-            world.send(1);
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-        let stored = lock(&world.cloud.stored).clone();
-        let of_other = stored.iter().filter(|(stream, _)| *stream == 1).count();
-        assert!(of_other >= 99, "{step:?}: {of_other} of 100");
-        assert!(
-            stored.contains(&(0, 0)) && stored.contains(&(0, 2)),
-            "{step:?}"
-        );
-        assert!(!stored.contains(&(0, 1)) && world.metrics.dead_letters.get() == 0);
-        lock(&world.cloud.stuck).take();
-        world.settle().await.unwrap();
-    }
-}
-
-/// Lines that fail come with every line of another container, into the same batches.
-#[tokio::test(start_paused = true)]
-async fn lines_that_always_fail_delay_those_beside_them_a_little() {
-    let cloud = FakeCloud::default();
-    *lock(&cloud.stuck) = Some(Step::Status(502));
-    let mut world = World::new(cloud, 2, fixed());
-    for _ in 0..300 {
-        // As far as the window of a stream lets it.
-        if world.sources[0].units.len() < 100 {
-            world.write(0, STUCK_UNIT);
-            world.send(0);
-        }
-        world.write(1, PLAIN);
-        world.send(1);
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    let stored = lock(&world.cloud.stored).clone();
-    let of_other = stored.iter().filter(|(stream, _)| *stream == 1).count();
-    assert!(of_other >= 295, "{of_other} of 300");
-    lock(&world.cloud.stuck).take();
-    world.settle().await.unwrap();
-}
-
-/// A gateway refuses large bodies, and all are large: with a status that says nothing of that.
-#[tokio::test(start_paused = true)]
-async fn a_backlog_of_bodies_that_are_all_too_large_gets_through() {
-    let cloud = FakeCloud::default();
-    *lock(&cloud.too_large) = Some(502);
-    let mut world = World::new(cloud, 1, fixed());
-    (0..200).for_each(|_| world.write(0, PLAIN));
-    world.settle().await.unwrap();
-}
-
-/// Two containers share a lane and a batch, and nothing gets through for an hour. Only the one that asks for
-/// it is given up.
-#[tokio::test(start_paused = true)]
-async fn retries_are_those_of_a_container_and_not_of_its_neighbours() {
-    let cloud = FakeCloud::default();
-    lock(&cloud.steps).extend(std::iter::repeat_n((Step::Status(503), 5), 100_000));
-    let mut world = World::new(cloud, 2, fixed());
-    world.sources[0].attempts.count_max = 3;
-    let mut opened = Vec::new();
-    for index in 0..2 {
-        world.write(index, PLAIN);
-        world.send(index);
-        opened.push(world.sources[index].open.clone().unwrap());
-    }
-    assert!(Arc::ptr_eq(&opened[0].0, &opened[1].0), "one lane");
-    tokio::time::sleep(Duration::from_secs(3_600)).await;
-    let acked = world.sources.iter_mut().map(|source| {
-        source.take_acks();
-        source.acked
-    });
-    let counts = acked.map(|acked| (acked.delivered_entries, acked.dead_lettered_entries));
-    assert_eq!(counts.collect::<Vec<_>>(), [(0, 1), (0, 0)]);
-    lock(&world.cloud.steps).clear();
-    while world.sources[1].acked.delivered_entries == 0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        world.sources[1].take_acks();
-    }
-    assert_eq!(world.metrics.dead_letters.get(), 1);
 }

@@ -5,7 +5,6 @@ use super::site::{OUTAGE, Site};
 use proto::relay::ShipResponse;
 use std::sync::Arc;
 use std::time::Duration;
-use world::processes::wait_until;
 use world::standin::fault::{Fault, FaultKind};
 
 #[tokio::test]
@@ -22,39 +21,6 @@ async fn a_batch_that_is_too_large_is_cut_and_only_its_worst_record_is_given_up(
     let letters = site.dead_letters();
     assert_eq!(letters.len(), 1);
     assert!(letters[0].contains(r#"["content","a"]"#), "{}", letters[0]);
-}
-
-/// One container writes a line that CLS always answers with 500. A line a moment of another one arrives
-/// as ever, and so does what stands beside the first; that waits, and goes through at last.
-#[tokio::test]
-async fn a_line_that_always_fails_holds_nobody_but_its_container() {
-    let site = Site::start("linger_ms = 10").await;
-    site.standin
-        .add_fault(Fault::new(FaultKind::Status(500)).marked("the worst"));
-    let mut call = site.call().await;
-    let end_of_first = call
-        .begin_stream(1, 0, &["good", "the worst", "better"])
-        .await;
-    let mut end = call.begin_stream(2, 0, &["line 0"]).await;
-    for number in 1..100 {
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        end = call.go_on(2, end, &[&format!("line {number}")]).await;
-    }
-    let ack = call.acked_to(2, end).await.unwrap();
-    assert_eq!(ack.delivered_entries, 100);
-    wait_until("the lines beside it", Duration::from_secs(20), async || {
-        let contents = site.contents();
-        let is_there = |line: &str| contents.iter().any(|content| content == line);
-        is_there("good") && is_there("better")
-    })
-    .await
-    .unwrap();
-    assert!(site.dead_letters().is_empty());
-    site.standin.clear_faults();
-    let ack = call.acked_to(1, end_of_first).await.unwrap();
-    assert_eq!((ack.delivered_entries, ack.dead_lettered_entries), (3, 0));
-    assert_eq!(site.contents().len(), 103, "nothing comes twice");
-    assert_eq!(site.standin.violations(), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -65,8 +65,6 @@ pub struct Fault {
     pub kind: FaultKind,
     /// The only topic it is for; `None` for all.
     pub topic_id: Option<String>,
-    /// What a body must contain; `None` for all. For [`FaultKind::Status`] only.
-    pub marker: Option<String>,
     /// How many requests it is for; `None` for any number.
     pub count: Option<u64>,
     /// When it ends; `None` for never.
@@ -83,7 +81,6 @@ impl Fault {
         Self {
             kind,
             topic_id: None,
-            marker: None,
             count: None,
             until: None,
             delay: None,
@@ -94,12 +91,6 @@ impl Fault {
     /// Returns the fault for the next `count` requests.
     pub fn times(mut self, count: u64) -> Self {
         self.count = Some(count);
-        self
-    }
-
-    /// Returns the fault for the requests whose body contains `marker`.
-    pub fn marked(mut self, marker: &str) -> Self {
-        self.marker = Some(marker.to_owned());
         self
     }
 
@@ -137,35 +128,15 @@ impl Faults {
     /// Takes the fault that a request for `topic_id` suffers.
     pub fn take(&mut self, topic_id: Option<&str>, now: Instant) -> Option<Fault> {
         self.end(|fault| fault.count == Some(0) || fault.until.is_some_and(|until| now >= until));
-        let is_for = |fault: &&mut Fault| fault.marker.is_none() && fault.is_for(topic_id);
-        let fault = self.active.iter_mut().find(is_for)?;
-        Some(fault.suffer(&mut self.applied))
-    }
-
-    /// Takes the fault that a body for `topic_id` suffers for what it contains.
-    pub fn take_marked(&mut self, topic_id: Option<&str>, body: &[u8]) -> Option<Fault> {
-        let has = |marker: &String| {
-            let mut windows = body.windows(marker.len().max(1));
-            windows.any(|window| window == marker.as_bytes())
-        };
         let is_for =
-            |fault: &&mut Fault| fault.is_for(topic_id) && fault.marker.as_ref().is_some_and(has);
+            |fault: &&mut Fault| fault.topic_id.is_none() || fault.topic_id.as_deref() == topic_id;
         let fault = self.active.iter_mut().find(is_for)?;
-        Some(fault.suffer(&mut self.applied))
+        fault.count = fault.count.map(|count| count - 1);
+        *self.applied.entry(format!("{:?}", fault.kind)).or_default() += 1;
+        Some(fault.clone())
     }
 }
 
-impl Fault {
-    fn is_for(&self, topic_id: Option<&str>) -> bool {
-        self.count != Some(0) && (self.topic_id.is_none() || self.topic_id.as_deref() == topic_id)
-    }
-
-    fn suffer(&mut self, applied: &mut BTreeMap<String, u64>) -> Self {
-        self.count = self.count.map(|count| count - 1);
-        *applied.entry(format!("{:?}", self.kind)).or_default() += 1;
-        self.clone()
-    }
-}
 #[cfg(test)]
 mod tests {
     use super::*;

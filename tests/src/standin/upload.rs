@@ -7,7 +7,6 @@
 use crate::standin::auth::{AuthError, Authorization, SignedParts};
 use crate::standin::body::{self, BodyError, Compression};
 use crate::standin::config::{Topic, TopicState};
-use crate::standin::fault::FaultKind;
 use crate::standin::log_list::{self, ListError, Summary};
 use crate::standin::state::State;
 use crate::standin::store::{Accepted, Upload};
@@ -80,10 +79,6 @@ pub(super) fn handle(state: &State, request: &Request) -> Result<Option<Arc<Uplo
     let stored = body::decompress(compression, body, &mut scratch)
         .map_err(refuse_body)
         .and_then(|plain| {
-            let fault = state.faults.lock().take_marked(topic_id.as_deref(), plain);
-            if let Some(FaultKind::Status(status)) = fault.map(|fault| fault.kind) {
-                return Err(Refusal::of_status(status));
-            }
             let summary = log_list::check(plain, &state.config.rules).map_err(refuse_list)?;
             store(state, request, topic, secret_id, plain, &summary)
         });
