@@ -56,8 +56,8 @@ pub struct AckQueue {
     /// Number of the mark at the front.
     first: u64,
     marks: VecDeque<Mark>,
-    /// Dead entries whose marks are still to be acknowledged: a record may be counted by a later
-    /// mark than that of its group.
+    /// Dead entries of marks that are acknowledged, which those behind them are still to count: a record
+    /// may be counted by a later mark than that of its group.
     dead_entries: u64,
     is_abandoned: bool,
 }
@@ -65,6 +65,7 @@ pub struct AckQueue {
 #[derive(Debug)]
 struct Mark {
     progress: Progress,
+    dead_entries: u64,
     is_complete: bool,
 }
 
@@ -78,6 +79,7 @@ impl AckQueue {
         );
         self.marks.push_back(Mark {
             progress,
+            dead_entries: 0,
             is_complete: false,
         });
         Ticket(self.first + self.marks.len() as u64 - 1)
@@ -102,11 +104,12 @@ impl AckQueue {
             .get_mut(index)
             .expect("a mark leaves only when it is complete");
         mark.is_complete = true;
-        self.dead_entries += dead_entries;
+        mark.dead_entries = dead_entries;
         let mut acknowledged: Option<Progress> = None;
         while self.marks.front().is_some_and(|mark| mark.is_complete) {
             let mut mark = self.marks.pop_front().expect("the front was just seen");
             self.first += 1;
+            self.dead_entries += mark.dead_entries;
             let dead_entries = self.dead_entries.min(mark.progress.delivered_entries);
             self.dead_entries -= dead_entries;
             mark.progress.delivered_entries -= dead_entries;
@@ -155,11 +158,19 @@ mod tests {
             let mut tickets: Vec<_> = (1..=40).map(|n| Some(queue.push(progress(n * 10)))).collect();
             let mut total = Progress::default();
             for index in order {
-                let acknowledged = queue.complete(tickets[index].take().unwrap(), 0);
+                // Every other one is a dead letter.
+                let dead_entries = index as u64 % 2;
+                let acknowledged = queue.complete(tickets[index].take().unwrap(), dead_entries);
                 let complete_count = tickets.iter().take_while(|ticket| ticket.is_none()).count() as u64;
                 prop_assert_eq!(acknowledged.is_some(), complete_count * 10 > total.offset);
                 total.extend(acknowledged.unwrap_or_default());
-                prop_assert_eq!((total.offset, total.delivered_entries), (complete_count * 10, complete_count));
+                let dead_entries = complete_count / 2;
+                prop_assert_eq!(total, Progress {
+                    offset: complete_count * 10,
+                    delivered_entries: complete_count - dead_entries,
+                    filtered_entries: 0,
+                    dead_lettered_entries: dead_entries,
+                });
             }
             prop_assert!(queue.is_empty());
         }
