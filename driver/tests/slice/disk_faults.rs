@@ -157,11 +157,7 @@ async fn a_read_error_of_a_moment_costs_a_busy_container_nothing() {
 #[tokio::test]
 async fn the_ledger_is_exact_when_what_was_sent_cannot_be_read_again() {
     let host = Host::new();
-    let behaviour = Behaviour {
-        acks: false,
-        ..Behaviour::default()
-    };
-    let shipper = FakeShipper::start(&host.shipper(), behaviour);
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::without_acks());
     let disk = Arc::new(Faulty::default());
     let driver = run_on(&host, &disk);
     let mut container = Container::new(host.path(), "c1");
@@ -288,11 +284,7 @@ async fn a_low_disk_grows_by_little_for_each_of_many_containers() {
 #[tokio::test]
 async fn a_low_disk_stops_no_container_whose_journal_is_in_flight() {
     let host = Host::new();
-    let behaviour = Behaviour {
-        acks: false,
-        ..Behaviour::default()
-    };
-    let shipper = FakeShipper::start(&host.shipper(), behaviour);
+    let shipper = FakeShipper::start(&host.shipper(), Behaviour::without_acks());
     let disk = Arc::new(Faulty::default());
     let driver = run_on(&host, &disk);
     let mut container = Container::new(host.path(), "c1");

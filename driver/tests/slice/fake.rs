@@ -86,6 +86,16 @@ pub struct Behaviour {
     pub failing_reports: u32,
 }
 
+impl Behaviour {
+    /// Takes everything, and acknowledges nothing.
+    pub fn without_acks() -> Self {
+        Self {
+            acks: false,
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Behaviour {
     fn default() -> Self {
         Self {

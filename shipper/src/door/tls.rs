@@ -266,14 +266,17 @@ mod tests {
         PathBuf::from(folder).join(name)
     }
 
-    /// Shakes hands with a client that speaks one version. Returns how the server saw it.
-    async fn handshake(version: &'static rustls::SupportedProtocolVersion) -> io::Result<()> {
+    fn server(client_ca_file: Option<PathBuf>) -> Arc<ServerConfig> {
         let files = TlsFiles {
             cert_file: file("server.pem"),
             key_file: file("server.key"),
-            client_ca_file: None,
+            client_ca_file,
         };
-        let server = ServerTls::new(files).unwrap().current().unwrap();
+        ServerTls::new(files).unwrap().current().unwrap()
+    }
+
+    /// Returns a client that speaks one version, trusts the server, and shows nothing.
+    fn client(version: &'static rustls::SupportedProtocolVersion) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(&file("ca.pem")).unwrap() {
             roots.add(certificate).unwrap();
@@ -284,9 +287,16 @@ mod tests {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
+        Arc::new(client)
+    }
+
+    /// Shakes hands with a client that speaks one version. Returns how the server saw it.
+    async fn handshake(version: &'static rustls::SupportedProtocolVersion) -> io::Result<()> {
+        let server = server(None);
+        let client = client(version);
         let (near, far) = tokio::io::duplex(16 << 10);
         let name = ServerName::try_from("localhost").unwrap();
-        let connecting = TlsConnector::from(Arc::new(client)).connect(name, far);
+        let connecting = TlsConnector::from(client).connect(name, far);
         let (accepted, _) = tokio::join!(TlsAcceptor::from(server).accept(near), connecting);
         accepted.map(|_| ())
     }
@@ -301,23 +311,8 @@ mod tests {
     /// Connects twice with what a client keeps, and returns how the second handshake went.
     async fn second_handshake(client_ca_file: Option<PathBuf>) -> rustls::HandshakeKind {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let files = TlsFiles {
-            cert_file: file("server.pem"),
-            key_file: file("server.key"),
-            client_ca_file,
-        };
-        let server = ServerTls::new(files).unwrap().current().unwrap();
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(&file("ca.pem")).unwrap() {
-            roots.add(certificate).unwrap();
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let client = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let client = Arc::new(client);
+        let server = server(client_ca_file);
+        let client = client(&rustls::version::TLS13);
         let mut kind = None;
         for _ in 0..2 {
             let (near, far) = tokio::io::duplex(64 << 10);
